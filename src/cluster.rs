@@ -1,0 +1,251 @@
+//! The nouns everything else is built from: names, states and causes.
+//!
+//! Pure: nothing here sees a socket, a clock or a random source. The spelling
+//! of a word in `as_str` is the one used in logs, metric labels and the API.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A cluster's, backend's or listener's name as written in the configuration.
+pub type Name = Arc<str>;
+
+/// Identifies one backend for the life of this process.
+///
+/// Never reused: a backend that is removed and later added again with the same
+/// cluster, name and address keeps its id only while sessions still hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendId(pub u64);
+
+/// What the health checks say about a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// No verdict yet. Never routed to.
+    Unknown,
+    Up,
+    Down,
+}
+
+impl Health {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// What the operator wants of a backend, independent of its health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AdminState {
+    /// Takes new sessions.
+    Ready,
+    /// Takes no new sessions; the old ones may finish until the drain deadline.
+    Drain,
+    /// As `Drain`, and its health checks are not acted on.
+    Maintenance,
+}
+
+impl AdminState {
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Maintenance];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// Whether new sessions may be routed to a backend: the one place where health
+/// and admin state are combined.
+pub fn takes_new_sessions(health: Health, admin: AdminState) -> bool {
+    health == Health::Up && admin == AdminState::Ready
+}
+
+/// Which party ended a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    Client,
+    Backend,
+    Proxy,
+}
+
+impl Side {
+    pub const ALL: [Self; 3] = [Self::Client, Self::Backend, Self::Proxy];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// How far a session had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Accepted; limits and access lists are being checked.
+    Accept,
+    /// Reading the PROXY header, the ClientHello or doing the TLS handshake.
+    Handshake,
+    /// Waiting for an eligible backend (`failover.hold`).
+    Hold,
+    /// Waiting for a place on a full backend (`failover.queue`).
+    Queue,
+    /// Connecting to a backend, including its TLS handshake.
+    Connect,
+    /// Bytes flow.
+    Relay,
+}
+
+impl Phase {
+    pub const ALL: [Self; 6] = [
+        Self::Accept,
+        Self::Handshake,
+        Self::Hold,
+        Self::Queue,
+        Self::Connect,
+        Self::Relay,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Handshake => "handshake",
+            Self::Hold => "hold",
+            Self::Queue => "queue",
+            Self::Connect => "connect",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+macro_rules! causes {
+    ($($(#[$doc:meta])* $variant:ident => $text:literal,)+) => {
+        /// Why something changed or ended. One closed list for health changes,
+        /// admin changes, rejected connections and session ends.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Cause { $($(#[$doc])* $variant,)+ }
+
+        impl Cause {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+causes! {
+    /// The process has just started or the backend is new.
+    Started => "started",
+    /// A health check passed.
+    CheckPassed => "check_passed",
+    /// The backend refused the connection.
+    ConnectRefused => "connect_refused",
+    /// The connection was not established in time.
+    ConnectTimeout => "connect_timeout",
+    /// No route, network or host unreachable.
+    Unreachable => "unreachable",
+    /// The backend's name could not be resolved.
+    Unresolved => "unresolved",
+    /// We are out of ports, descriptors or memory: says nothing about the backend.
+    OutOfResources => "out_of_resources",
+    /// The peer reset the connection.
+    Reset => "reset",
+    /// A health check was connected but had no answer in time.
+    CheckTimeout => "check_timeout",
+    /// The TLS handshake failed or the certificate was not accepted.
+    TlsFailed => "tls_failed",
+    /// The answer to a health check was not the expected one.
+    UnexpectedAnswer => "unexpected_answer",
+    /// The backend closed before its first byte.
+    EarlyClose => "early_close",
+    /// The health check's command failed.
+    CommandFailed => "command_failed",
+    /// An operator asked for it.
+    AdminCommand => "admin_command",
+    /// A reload of the configuration changed it.
+    Reload => "reload",
+    /// The peer closed in the orderly way.
+    Closed => "closed",
+    /// No byte in either direction for `idle_timeout`.
+    IdleTimeout => "idle_timeout",
+    /// The peer stopped reading for too long (TCP user timeout).
+    SendTimeout => "send_timeout",
+    /// The PROXY header, ClientHello or TLS handshake took too long.
+    HandshakeTimeout => "handshake_timeout",
+    /// The PROXY header was missing or malformed.
+    BadProxyHeader => "bad_proxy_header",
+    /// The bytes are not the protocol that the listener speaks.
+    BadProtocol => "bad_protocol",
+    /// The access list denies this client.
+    Denied => "denied",
+    /// No route matches the requested server name.
+    NoRoute => "no_route",
+    /// The listener's `max_connections` is reached.
+    ListenerFull => "listener_full",
+    /// The process's `max_connections` is reached.
+    ProcessFull => "process_full",
+    /// No eligible backend within `hold.for`.
+    HoldTimeout => "hold_timeout",
+    /// `hold.max_sessions` are waiting already.
+    HoldFull => "hold_full",
+    /// All eligible backends stayed full for `queue.for`.
+    QueueTimeout => "queue_timeout",
+    /// `queue.max_sessions` are waiting already.
+    QueueFull => "queue_full",
+    /// The session's backend is dead (`on_dead: sever`).
+    BackendDead => "backend_dead",
+    /// The drain deadline of the session's backend has passed.
+    BackendDrained => "backend_drained",
+    /// The session's backend was removed and its drain deadline has passed.
+    BackendRemoved => "backend_removed",
+    /// The listener was removed and its drain deadline has passed.
+    ListenerRemoved => "listener_removed",
+    /// The process is ending.
+    Shutdown => "shutdown",
+    /// An input or output error that has no name of its own.
+    IoError => "io_error",
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// How one session ended: who, in which phase, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionEnd {
+    pub side: Side,
+    pub phase: Phase,
+    pub cause: Cause,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn only_a_healthy_ready_backend_takes_new_sessions() {
+        for health in [Health::Unknown, Health::Up, Health::Down] {
+            for admin in AdminState::ALL {
+                let expected = health == Health::Up && admin == AdminState::Ready;
+                assert_eq!(takes_new_sessions(health, admin), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn every_cause_has_its_own_spelling() {
+        let spellings: HashSet<_> = Cause::ALL.iter().map(|cause| cause.as_str()).collect();
+        assert_eq!(spellings.len(), Cause::ALL.len());
+        assert!(!spellings.is_empty());
+    }
+}

@@ -1,0 +1,18 @@
+//! Evergate: a failover load balancer for database clusters.
+//!
+//! Modules in the order data flows; ARCHITECTURE.md says who may use whom.
+
+pub mod admin;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod control;
+pub mod log;
+pub mod metrics;
+pub mod net;
+pub mod protocol;
+pub mod proxy;
+pub mod report;
+pub mod routing;
+pub mod shutdown;
+pub mod tls;

