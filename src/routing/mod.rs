@@ -12,6 +12,7 @@ mod table;
 
 pub use balance::Balancer;
 pub use balance::Member;
+pub use balance::Scale;
 pub use balance::View;
 pub use handle::BackendHandle;
 pub use handle::ClusterHandle;
