@@ -34,7 +34,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
-            "cluster", "control", "metrics", "net", "routing", "shutdown",
+            // `config` for `AdminConfig` (where to listen), `report` for the sessions it lists.
+            "cluster", "config", "control", "metrics", "net", "report", "routing", "shutdown",
         ],
     ),
 ];
