@@ -14,6 +14,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("config", &["cluster"]),
     ("report", &["cluster"]),
+    // Both planes limit their warnings per cause; `log` itself is imported by nobody.
+    ("throttle", &["cluster"]),
     ("metrics", &["cluster"]),
     ("routing", &["cluster", "config"]),
     ("tls", &["config", "net"]),
@@ -21,14 +23,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "control",
         &[
             "cluster", "config", "metrics", "net", "protocol", "report", "routing", "shutdown",
-            "tls",
+            "throttle", "tls",
         ],
     ),
     (
         "proxy",
         &[
             "cluster", "config", "metrics", "net", "protocol", "report", "routing", "shutdown",
-            "tls",
+            "throttle", "tls",
         ],
     ),
     (
