@@ -2,9 +2,9 @@
 
 mod choose;
 mod files;
+mod material;
 mod stream;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,7 +27,6 @@ use tokio::net::TcpStream;
 use crate::cluster::Name;
 use crate::config::BackendConfig;
 use crate::config::BackendTlsConfig;
-use crate::config::Config;
 use crate::config::Host;
 use crate::config::ListenerTlsConfig;
 use crate::config::TlsVersion;
@@ -38,6 +37,7 @@ use self::choose::CertificatesByName;
 use self::choose::ChainOnly;
 use self::files::Files;
 
+pub use self::material::TlsMaterial;
 pub use self::stream::BackendTls;
 pub use self::stream::ClientTls;
 
@@ -63,15 +63,6 @@ pub struct TlsConnector {
     client: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
     expiries: Arc<[CertificateExpiry]>,
-}
-
-/// Everything TLS that one configuration needs.
-#[derive(Debug, Clone, Default)]
-pub struct TlsMaterial {
-    /// By listener.
-    pub acceptors: HashMap<Name, TlsAcceptor>,
-    /// By cluster.
-    pub connectors: HashMap<Name, TlsConnector>,
 }
 
 /// One loaded certificate's end of validity, for the metric.
@@ -265,57 +256,6 @@ impl TlsConnector {
             server_name,
             expiries: pair.into_iter().map(|pair| pair.expiry).collect(),
         })
-    }
-}
-
-impl TlsMaterial {
-    /// Loads all certificates of a configuration.
-    ///
-    /// # Errors
-    /// Every file that is wrong, at once; a listener's or cluster's name leads each message.
-    pub fn load(config: &Config) -> Result<Self, Vec<TlsError>> {
-        Self::reload(config, &Self::default())
-    }
-
-    /// As [`Self::load`], but a listener or cluster whose settings and files are the same
-    /// as in `previous` keeps its value, and with it the tickets of its clients.
-    ///
-    /// # Errors
-    /// As [`Self::load`]; `previous` goes on unharmed.
-    pub fn reload(config: &Config, previous: &Self) -> Result<Self, Vec<TlsError>> {
-        let mut material = Self::default();
-        let mut errors = Vec::new();
-        for listener in &config.listeners {
-            let Some(tls) = &listener.tls else { continue };
-            let name = &listener.name;
-            match TlsAcceptor::reload(tls, previous.acceptors.get(name)) {
-                Ok(acceptor) => drop(material.acceptors.insert(name.clone(), acceptor)),
-                Err(problems) => {
-                    errors.extend(problems.into_iter().map(|problem| TlsError::Listener {
-                        name: name.clone(),
-                        problem: Box::new(problem),
-                    }))
-                }
-            }
-        }
-        for cluster in &config.clusters {
-            let Some(tls) = &cluster.tls else { continue };
-            let name = &cluster.name;
-            match TlsConnector::reload(tls, previous.connectors.get(name)) {
-                Ok(connector) => drop(material.connectors.insert(name.clone(), connector)),
-                Err(problems) => {
-                    errors.extend(problems.into_iter().map(|problem| TlsError::Cluster {
-                        name: name.clone(),
-                        problem: Box::new(problem),
-                    }))
-                }
-            }
-        }
-        if errors.is_empty() {
-            Ok(material)
-        } else {
-            Err(errors)
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! TLS with clients and backends, against certificates made for each test.
 
 mod pki;
+mod reload;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
