@@ -250,7 +250,11 @@ impl Journey<'_> {
                 cause: failed.cause,
             });
         }
-        if let Some(suppressed) = self.shared.dial_warnings.allow(Instant::now()) {
+        if let Some(admitted) = self
+            .shared
+            .dial_warnings
+            .admit(failed.cause, Instant::now())
+        {
             tracing::warn!(
                 session = self.cell.id,
                 cluster = %self.cluster,
@@ -259,7 +263,7 @@ impl Journey<'_> {
                 error = %failed.error,
                 attempt = self.attempts,
                 attempts = attempt.attempts,
-                suppressed,
+                suppressed = admitted.suppressed,
                 "connect failed"
             );
         }

@@ -4,16 +4,15 @@ use std::io;
 use std::net::IpAddr;
 use std::net::Shutdown;
 use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::net::TcpListener as StdTcpListener;
+use std::net::TcpStream as StdTcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use rustix::net::SocketFlags;
 use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cause;
@@ -32,15 +31,13 @@ use crate::routing::ListenerEntry;
 
 /// Without descriptors or memory, accept() would fail again at once and spin.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
-/// Connections taken before the worker's other tasks get a turn.
-const MAX_ACCEPTS_PER_TURN: usize = 32;
 
 /// A bound socket that does not accept yet.
 #[derive(Debug)]
 pub struct BoundListener {
     pub name: Name,
     pub bind: SocketAddr,
-    pub socket: TcpListener,
+    pub socket: StdTcpListener,
 }
 
 /// A listener that accepts until it is dropped.
@@ -49,16 +46,25 @@ pub struct RunningListener {
     pub bind: SocketAddr,
     /// The address in fact: `bind` may say port 0.
     pub local: SocketAddr,
-    socket: TcpListener,
+    socket: StdTcpListener,
     stop: CancellationToken,
 }
 
-/// One accepted connection that is not registered with any runtime yet.
+/// One accepted connection on its way to its worker.
 #[derive(Debug)]
 pub struct Accepted {
-    pub socket: OwnedFd,
+    pub socket: Handed,
     pub peer: SocketAddr,
     pub entry: Arc<ListenerEntry>,
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub enum Handed {
+    /// Stays with the worker that accepted it.
+    Here(TcpStream),
+    /// Goes to another worker, whose runtime has yet to register it.
+    Over(StdTcpStream),
 }
 
 impl RunningListener {
@@ -90,7 +96,7 @@ impl RunningListener {
     ///
     /// # Errors
     /// Descriptors ran out.
-    pub fn duplicate(&self) -> io::Result<TcpListener> {
+    pub fn duplicate(&self) -> io::Result<StdTcpListener> {
         self.socket.try_clone()
     }
 
@@ -127,63 +133,47 @@ pub fn keepalive(config: &KeepaliveConfig) -> Keepalive {
     }
 }
 
-async fn accept_all(name: Name, socket: TcpListener, shared: Arc<Shared>, home: Arc<Worker>) {
+async fn accept_all(name: Name, socket: StdTcpListener, shared: Arc<Shared>, home: Arc<Worker>) {
     let socket = loop {
-        let clone = socket.try_clone();
-        match clone.and_then(|socket| AsyncFd::register_with_interest(socket, Interest::READABLE)) {
+        match socket.try_clone().and_then(TcpListener::from_std) {
             Ok(socket) => break socket,
             Err(error) => pause(&name, &shared, &error).await,
         }
     };
     loop {
-        let mut ready = match socket.readable().await {
-            Ok(ready) => ready,
+        match socket.accept().await {
+            Ok((client, peer)) => admit(&name, &shared, &home, client, peer),
+            Err(error) if net::is_out_of_resources(&error) => pause(&name, &shared, &error).await,
+            // The client went away between SYN and accept: its problem, not the listener's.
             Err(error) => {
-                pause(&name, &shared, &error).await;
-                continue;
-            }
-        };
-        for _ in 0..MAX_ACCEPTS_PER_TURN {
-            match accept(socket.get_ref()) {
-                Ok((fd, peer)) => admit(&name, &shared, &home, fd, peer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready.clear_ready();
-                    break;
-                }
-                Err(error) if net::is_out_of_resources(&error) => {
-                    pause(&name, &shared, &error).await;
-                    break;
-                }
-                // The client went away between SYN and accept: its problem, not the listener's.
-                Err(error) => {
-                    tracing::debug!(listener = %name, %error, "accept failed for one client");
-                }
+                tracing::debug!(listener = %name, %error, "accept failed for one client");
+                tokio::task::yield_now().await;
             }
         }
-        tokio::task::yield_now().await;
     }
-}
-
-fn accept(socket: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let (fd, peer) = rustix::net::acceptfrom_with(socket, flags)?;
-    let peer = peer.ok_or(io::ErrorKind::InvalidData)?;
-    let peer = SocketAddr::try_from(peer)?;
-    Ok((fd, peer))
 }
 
 async fn pause(name: &Name, shared: &Shared, error: &io::Error) {
     if let Some(entry) = shared.table.load().listeners.get(name) {
         entry.handle.count_rejected(Cause::OutOfResources);
     }
-    if let Some(suppressed) = shared.accept_warnings.allow(Instant::now()) {
-        tracing::warn!(listener = %name, %error, suppressed, "accepting is paused");
+    if let Some(admitted) = shared
+        .accept_warnings
+        .admit(Cause::OutOfResources, Instant::now())
+    {
+        tracing::warn!(listener = %name, %error, suppressed = admitted.suppressed, "accepting is paused");
     }
     tokio::time::sleep(RESOURCE_PAUSE).await;
 }
 
 /// Checks the limits and the access list, then hands the connection to a worker.
-fn admit(name: &Name, shared: &Arc<Shared>, home: &Arc<Worker>, fd: OwnedFd, peer: SocketAddr) {
+fn admit(
+    name: &Name,
+    shared: &Arc<Shared>,
+    home: &Arc<Worker>,
+    client: TcpStream,
+    peer: SocketAddr,
+) {
     let table = shared.table.load();
     // Removed a moment ago: nobody listens here any more.
     let Some(entry) = table.listeners.get(name) else {
@@ -196,20 +186,31 @@ fn admit(name: &Name, shared: &Arc<Shared>, home: &Arc<Worker>, fd: OwnedFd, pee
             phase: Phase::Accept,
             cause,
         });
-        if let Some(suppressed) = shared.refusal_warnings.allow(Instant::now()) {
-            tracing::warn!(listener = %name, client = %peer, %cause, suppressed, "connection refused");
+        if let Some(admitted) = shared.refusal_warnings.admit(cause, Instant::now()) {
+            tracing::warn!(listener = %name, client = %peer, %cause, suppressed = admitted.suppressed, "connection refused");
         }
         return;
     }
+    let worker = shared.least_loaded(home);
+    let socket = if Arc::ptr_eq(&worker, home) {
+        Handed::Here(client)
+    } else {
+        match client.into_std() {
+            Ok(client) => Handed::Over(client),
+            Err(error) => {
+                tracing::debug!(listener = %name, %error, "client could not be handed over");
+                return;
+            }
+        }
+    };
     entry.handle.open();
     shared.open();
+    worker.reserve();
     let accepted = Accepted {
-        socket: fd,
+        socket,
         peer,
         entry: Arc::clone(entry),
     };
-    let worker = shared.least_loaded(home);
-    worker.reserve();
     session::spawn(accepted, Arc::clone(shared), worker);
 }
 

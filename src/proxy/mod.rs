@@ -36,7 +36,7 @@ use crate::proxy::worker::WorkerThread;
 use crate::report::Reporter;
 use crate::report::SessionView;
 use crate::routing::SharedTable;
-use crate::throttle::Throttle;
+use crate::throttle::CauseLimits;
 
 /// A worker keeps its own connection unless another has this share less: at
 /// few sessions the spread is exact, at many a handover is not worth its cost.
@@ -50,9 +50,9 @@ pub struct Shared {
     pub table: SharedTable,
     pub reporter: Reporter,
     pub metrics: Arc<Metrics>,
-    pub accept_warnings: Throttle,
-    pub refusal_warnings: Throttle,
-    pub dial_warnings: Throttle,
+    pub accept_warnings: CauseLimits,
+    pub refusal_warnings: CauseLimits,
+    pub dial_warnings: CauseLimits,
     workers: Vec<Arc<Worker>>,
     active: AtomicUsize,
     last_session_id: AtomicU64,
@@ -137,9 +137,9 @@ impl Proxy {
             table,
             reporter,
             metrics,
-            accept_warnings: Throttle::default(),
-            refusal_warnings: Throttle::default(),
-            dial_warnings: Throttle::default(),
+            accept_warnings: CauseLimits::default(),
+            refusal_warnings: CauseLimits::default(),
+            dial_warnings: CauseLimits::default(),
             workers: running,
             active: AtomicUsize::new(0),
             last_session_id: AtomicU64::new(0),

@@ -3,7 +3,6 @@
 //! Everything before the relay runs in a boxed future that is dropped before
 //! bytes flow, so that an idle session owns little more than its two sockets.
 
-use std::net::TcpStream as StdTcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +18,7 @@ use crate::proxy::connect;
 use crate::proxy::connect::Connected;
 use crate::proxy::handshake;
 use crate::proxy::listener::Accepted;
+use crate::proxy::listener::Handed;
 use crate::proxy::listener::keepalive;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::relay::Relay;
@@ -114,12 +114,14 @@ async fn establish(
     cell: &Arc<SessionCell>,
 ) -> Result<Established, Refusal> {
     let entry = accepted.entry;
-    let socket = StdTcpStream::from(accepted.socket);
-    let tcp = TcpStream::from_std(socket).map_err(|error| Refusal {
-        side: Side::Proxy,
-        phase: Phase::Accept,
-        cause: net::cause_of(&error),
-    })?;
+    let tcp = match accepted.socket {
+        Handed::Here(tcp) => tcp,
+        Handed::Over(socket) => TcpStream::from_std(socket).map_err(|error| Refusal {
+            side: Side::Proxy,
+            phase: Phase::Accept,
+            cause: net::cause_of(&error),
+        })?,
+    };
 
     let greeted = handshake::greet(tcp, accepted.peer, &entry, cell).await?;
     cell.set_client(greeted.client_address);
@@ -183,14 +185,14 @@ fn refuse(shared: &Shared, cell: &SessionCell, refusal: Refusal) -> SessionEnd {
     if refusal.side == Side::Client && refusal.cause == Cause::Closed {
         return end;
     }
-    if let Some(suppressed) = shared.refusal_warnings.allow(Instant::now()) {
+    if let Some(admitted) = shared.refusal_warnings.admit(refusal.cause, Instant::now()) {
         // … but whoever is turned away is.
         tracing::warn!(
             session = cell.id,
             listener = %cell.listener.name,
             phase = end.phase.as_str(),
             cause = end.cause.as_str(),
-            suppressed,
+            suppressed = admitted.suppressed,
             "client refused"
         );
     }
