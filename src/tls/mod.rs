@@ -20,6 +20,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use tokio::net::TcpStream;
@@ -130,17 +131,12 @@ impl TlsAcceptor {
         let pairs: Vec<_> = config
             .certificates
             .iter()
-            .filter_map(|pair| {
-                files
-                    .pair(pair, &provider)
-                    .map_err(|error| errors.push(error))
-                    .ok()
-            })
+            .filter_map(|pair| collect(files.pair(pair, &provider), &mut errors))
             .collect();
         let client_roots = config
             .client_ca_file
             .as_ref()
-            .and_then(|path| files.roots(path).map_err(|error| errors.push(error)).ok());
+            .and_then(|path| collect(files.roots(path), &mut errors));
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -216,39 +212,22 @@ impl TlsConnector {
                 webpki_roots::TLS_SERVER_ROOTS.iter().cloned(),
             )),
         };
-        let roots = roots.map_err(|error| errors.push(error)).ok();
-        let pair = config.client_pair.as_ref().and_then(|pair| {
-            files
-                .pair(pair, &provider)
-                .map_err(|error| errors.push(error))
-                .ok()
-        });
+        let roots = collect(roots, &mut errors);
+        let pair = config
+            .client_pair
+            .as_ref()
+            .and_then(|pair| collect(files.pair(pair, &provider), &mut errors));
         let server_name = config.server_name.clone().and_then(|name| {
+            let parsed = ServerName::try_from(name);
             let wrong = |error| TlsError::Settings(format!("server_name: {error}"));
-            ServerName::try_from(name)
-                .map_err(|error| errors.push(wrong(error)))
-                .ok()
+            collect(parsed.map_err(wrong), &mut errors)
         });
         let Some(roots) = roots.filter(|_| errors.is_empty()) else {
             return Err(errors);
         };
-        let client = server_verifier(config.mode, roots, &provider)
-            .and_then(|verifier| {
-                let builder = ClientConfig::builder_with_provider(provider)
-                    .with_protocol_versions(versions(TlsVersion::V1_2))
-                    .map_err(settings)?
-                    .dangerous()
-                    .with_custom_certificate_verifier(verifier);
-                let mut client = match &pair {
-                    Some(pair) => builder.with_client_cert_resolver(Arc::new(
-                        SingleCertAndKey::from(Arc::clone(&pair.certified)),
-                    )),
-                    None => builder.with_no_client_auth(),
-                };
-                client.alpn_protocols = alpn(&config.alpn);
-                Ok(client)
-            })
-            .map_err(|error| vec![error])?;
+        let certified = pair.as_ref().map(|pair| Arc::clone(&pair.certified));
+        let client =
+            client_config(config, provider, roots, certified).map_err(|error| vec![error])?;
         Ok(Self {
             source: config.clone(),
             fingerprint: files.fingerprint(),
@@ -257,6 +236,11 @@ impl TlsConnector {
             expiries: pair.into_iter().map(|pair| pair.expiry).collect(),
         })
     }
+}
+
+/// Keeps the error for later, so that the next file is looked at too.
+fn collect<T>(result: Result<T, TlsError>, errors: &mut Vec<TlsError>) -> Option<T> {
+    result.map_err(|error| errors.push(error)).ok()
 }
 
 fn acceptor_files(config: &ListenerTlsConfig) -> Files {
@@ -296,6 +280,28 @@ fn server_config(
     // Early data can be replayed, and a replayed statement may be executed twice.
     server.max_early_data_size = 0;
     Ok(server)
+}
+
+fn client_config(
+    config: &BackendTlsConfig,
+    provider: Arc<CryptoProvider>,
+    roots: RootCertStore,
+    certified: Option<Arc<CertifiedKey>>,
+) -> Result<ClientConfig, TlsError> {
+    let verifier = server_verifier(config.mode, roots, &provider)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions(TlsVersion::V1_2))
+        .map_err(settings)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut client = match certified {
+        Some(certified) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    client.alpn_protocols = alpn(&config.alpn);
+    Ok(client)
 }
 
 fn server_verifier(
