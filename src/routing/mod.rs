@@ -23,6 +23,8 @@ pub use handle::ListenerHandle;
 pub use key::KeySource;
 pub use key::hash_key;
 pub use room::Admission;
+pub use room::Release;
+pub use room::Ticket;
 pub use room::WaitingRoom;
 pub use table::BackendEntry;
 pub use table::ClusterTable;
