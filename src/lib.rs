@@ -15,4 +15,5 @@ pub mod proxy;
 pub mod report;
 pub mod routing;
 pub mod shutdown;
+pub mod throttle;
 pub mod tls;
