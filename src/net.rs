@@ -1,1 +1,192 @@
-//! Socket options and process limits, shared by both planes.
+//! Sockets and process limits, shared by both planes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use socket2::Domain;
+use socket2::Protocol;
+use socket2::SockRef;
+use socket2::Socket;
+use socket2::TcpKeepalive;
+use socket2::Type;
+
+use crate::cluster::Cause;
+
+/// TCP keepalive and TCP_USER_TIMEOUT of one side of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    pub interval: Duration,
+    pub probes: u32,
+    /// Unacknowledged bytes may wait this long (RFC 5482); zero = the kernel's default.
+    pub user_timeout: Duration,
+}
+
+/// Opens a listening socket: non-blocking, TCP_NODELAY (which accepted sockets inherit).
+///
+/// An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `[::]` can be bound side by side.
+///
+/// # Errors
+/// As bind(2) and listen(2), e.g. address in use.
+pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// Sets keepalive and user timeout. On a listening socket, accepted sockets inherit them.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_keepalive(socket: &impl AsFd, keepalive: Keepalive) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let probing = TcpKeepalive::new()
+        .with_time(keepalive.idle)
+        .with_interval(keepalive.interval)
+        .with_retries(keepalive.probes);
+    socket.set_tcp_keepalive(&probing)?;
+    let user_timeout = Some(keepalive.user_timeout).filter(|timeout| !timeout.is_zero());
+    socket.set_tcp_user_timeout(user_timeout)
+}
+
+/// Closing the socket will send RST instead of FIN: bytes were lost and the peer must know.
+pub fn reset_on_close(socket: &impl AsFd) {
+    // Fails only for a socket that is gone already.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Whether the peer has closed or reset the connection, without reading from it.
+pub fn peer_is_gone(socket: &impl AsFd) -> bool {
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
+    let now = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match rustix::event::poll(&mut fds, Some(&now)) {
+        Ok(_) => fds[0].revents().intersects(gone),
+        Err(_) => false,
+    }
+}
+
+/// The cause that an input or output error stands for while connecting or relaying.
+pub fn cause_of(error: &io::Error) -> Cause {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Cause::ConnectRefused,
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted => Cause::Reset,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown => Cause::Unreachable,
+        // ETIMEDOUT: keepalive, TCP_USER_TIMEOUT or the kernel's own patience ran out.
+        io::ErrorKind::TimedOut => Cause::SendTimeout,
+        io::ErrorKind::UnexpectedEof => Cause::Closed,
+        _ if is_out_of_resources(error) => Cause::OutOfResources,
+        _ => Cause::IoError,
+    }
+}
+
+/// Out of descriptors, ports, buffers or memory: ours to wait out, nobody else's fault.
+pub fn is_out_of_resources(error: &io::Error) -> bool {
+    const OURS: [Errno; 6] = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::AGAIN,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| OURS.contains(&Errno::from_raw_os_error(code)))
+}
+
+/// Raises the soft limit of open files to the hard limit; returns the limit now in force.
+pub fn raise_open_files_limit() -> u64 {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpStream;
+    use std::time::Instant;
+
+    #[test]
+    fn accepted_sockets_inherit_nodelay_and_keepalive() {
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let keepalive = Keepalive {
+            idle: Duration::from_secs(61),
+            interval: Duration::from_secs(7),
+            probes: 5,
+            user_timeout: Duration::from_secs(33),
+        };
+        set_keepalive(&listener, keepalive).unwrap();
+
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+
+        assert!(accepted.nodelay().unwrap());
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), keepalive.idle);
+        assert_eq!(
+            accepted.tcp_user_timeout().unwrap(),
+            Some(keepalive.user_timeout)
+        );
+    }
+
+    #[test]
+    fn a_peer_that_closed_after_sending_is_gone() {
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        client.write_all(b"x").unwrap();
+        assert!(!peer_is_gone(&accepted));
+        drop(client);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !peer_is_gone(&accepted) {
+            assert!(Instant::now() < deadline, "FIN was not seen");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn resource_errors_are_ours() {
+        let error = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
+        assert_eq!(cause_of(&error), Cause::OutOfResources);
+        let error = io::Error::from_raw_os_error(Errno::CONNREFUSED.raw_os_error());
+        assert_eq!(cause_of(&error), Cause::ConnectRefused);
+    }
+}

@@ -3,12 +3,25 @@
 //! One task on a thread of its own, so that a saturated data plane cannot fake
 //! a failed health check.
 
+mod backend;
+mod core;
+mod discovery;
+mod health;
+mod plane;
+mod probe;
+mod publish;
+mod schedule;
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
 
 use crate::cluster::AdminState;
 use crate::config::Config;
+use crate::control::plane::Command;
+use crate::control::plane::Plane;
 use crate::metrics::Metrics;
 use crate::report::Report;
 use crate::routing::SharedTable;
@@ -23,7 +36,9 @@ pub struct Desired {
 
 /// Talks to the control plane's task. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ControlHandle {}
+pub struct ControlHandle {
+    commands: mpsc::Sender<Command>,
+}
 
 /// Why a command was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,28 +50,70 @@ pub enum CommandError {
     Stopped,
 }
 
+/// Commands in flight: they come from people and file changes.
+const MAX_PENDING_COMMANDS: usize = 16;
+
 /// Starts the thread. It ends when every handle is dropped.
+///
+/// # Errors
+/// The thread or its event loop could not be created.
 pub fn start(
-    _table: SharedTable,
-    _reports: mpsc::Receiver<Report>,
-    _metrics: Arc<Metrics>,
+    table: SharedTable,
+    reports: mpsc::Receiver<Report>,
+    metrics: Arc<Metrics>,
 ) -> std::io::Result<ControlHandle> {
-    todo!()
+    let (commands, receiver) = mpsc::channel(MAX_PENDING_COMMANDS);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(discovery::MAX_LOOKUPS)
+        .build()?;
+    std::thread::Builder::new()
+        .name("evergate-control".to_owned())
+        .spawn(move || {
+            let plane = Plane::new(table, metrics, receiver, reports);
+            LocalSet::new().block_on(&runtime, plane.run());
+            // A resolver that hangs must not hold up the end of the process.
+            runtime.shutdown_background();
+        })?;
+    Ok(ControlHandle { commands })
 }
 
 impl ControlHandle {
     /// Replaces the desired state; returns once the new table is published.
-    pub async fn apply(&self, _desired: Desired) -> Result<(), CommandError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The control plane has stopped.
+    pub async fn apply(&self, desired: Desired) -> Result<(), CommandError> {
+        let desired = Box::new(desired);
+        self.ask(|done| Command::Apply { desired, done }).await
     }
 
-    /// Sets the admin state of one backend, by names.
+    /// Sets the admin state of one backend, by names; returns once the new table is published.
+    ///
+    /// # Errors
+    /// There is no such cluster or backend, or the control plane has stopped.
     pub async fn set_admin_state(
         &self,
-        _cluster: &str,
-        _backend: &str,
-        _state: AdminState,
+        cluster: &str,
+        backend: &str,
+        state: AdminState,
     ) -> Result<(), CommandError> {
-        todo!()
+        let command = |done| Command::SetAdminState {
+            cluster: cluster.to_owned(),
+            backend: backend.to_owned(),
+            state,
+            done,
+        };
+        self.ask(command).await
+    }
+
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), CommandError>>) -> Command,
+    ) -> Result<(), CommandError> {
+        let (done, answer) = oneshot::channel();
+        let sent = self.commands.send(command(done)).await;
+        sent.map_err(|_| CommandError::Stopped)?;
+        answer.await.map_err(|_| CommandError::Stopped)?
     }
 }

@@ -4,6 +4,7 @@
 //! once; a relaying session keeps only its [`BackendHandle`].
 
 mod balance;
+mod group;
 mod handle;
 mod key;
 mod latency;
@@ -12,6 +13,7 @@ mod table;
 
 pub use balance::Balancer;
 pub use balance::Member;
+pub use balance::Scale;
 pub use balance::View;
 pub use handle::BackendHandle;
 pub use handle::ClusterHandle;
@@ -21,6 +23,8 @@ pub use handle::ListenerHandle;
 pub use key::KeySource;
 pub use key::hash_key;
 pub use room::Admission;
+pub use room::Release;
+pub use room::Ticket;
 pub use room::WaitingRoom;
 pub use table::BackendEntry;
 pub use table::ClusterTable;

@@ -16,11 +16,16 @@ use crate::cluster::Name;
 use crate::config::BackendConfig;
 use crate::config::ClusterConfig;
 use crate::config::ListenerConfig;
+use crate::config::Policy;
+use crate::routing::group;
+use crate::routing::group::Place;
+use crate::routing::group::Tier;
 use crate::routing::handle::BackendHandle;
 use crate::routing::handle::ClusterHandle;
 use crate::routing::handle::ConnectionGuard;
 use crate::routing::handle::ListenerHandle;
 use crate::routing::key::KeySource;
+use crate::routing::key::hash_key;
 use crate::tls::TlsAcceptor;
 use crate::tls::TlsConnector;
 
@@ -69,6 +74,8 @@ pub struct ClusterTable {
     pub handle: Arc<ClusterHandle>,
     pub backends: Vec<BackendEntry>,
     pub tls: Option<TlsConnector>,
+    /// Ascending; tiers without an eligible backend are left out.
+    tiers: Vec<Tier>,
 }
 
 /// What a session asks of a cluster.
@@ -94,33 +101,93 @@ pub enum PickError {
 impl ClusterTable {
     /// Groups the backends (tier, then own zone) and builds a balancer for each group.
     pub fn new(
-        _config: Arc<ClusterConfig>,
-        _handle: Arc<ClusterHandle>,
-        _backends: Vec<BackendEntry>,
-        _own_zone: Option<&Name>,
-        _tls: Option<TlsConnector>,
+        config: Arc<ClusterConfig>,
+        handle: Arc<ClusterHandle>,
+        backends: Vec<BackendEntry>,
+        own_zone: Option<&Name>,
+        tls: Option<TlsConnector>,
     ) -> Self {
-        todo!()
+        let tiers = group::tiers(&config, &backends, own_zone);
+        Self {
+            config,
+            handle,
+            backends,
+            tls,
+            tiers,
+        }
     }
 
     /// Picks a backend and takes a place on it.
+    ///
+    /// The lowest tier with an eligible backend that this session has not tried decides:
+    /// higher tiers are spares for dead backends, not for full ones. Within the
+    /// tier, other zones help out when the own zone is full.
+    ///
+    /// # Errors
+    /// Says what to wait for, or that waiting is useless.
     pub fn pick(
         &self,
-        _request: &PickRequest<'_>,
-        _random: &mut fastrand::Rng,
+        request: &PickRequest<'_>,
+        random: &mut fastrand::Rng,
     ) -> Result<(&BackendEntry, ConnectionGuard), PickError> {
-        todo!()
+        let Some(tier) = self.tiers.iter().find(|tier| tier.has_untried(request)) else {
+            return Err(if self.tiers.is_empty() {
+                PickError::NoneEligible
+            } else {
+                PickError::AllTried
+            });
+        };
+        let key = match self.config.balance.policy {
+            Policy::ConsistentHash(hash) => hash_key(hash.key, request.source),
+            _ => 0,
+        };
+        let slow_start = self.config.failover.slow_start;
+        tier.groups
+            .iter()
+            .find_map(|group| group.pick(key, &self.handle.cursor, random, request, slow_start))
+            .map(|(backend, guard)| (&self.backends[backend], guard))
+            .ok_or(PickError::AllFull)
     }
 
     /// Backends that take new sessions now (with `panic: try_all` and nobody up: all ready ones).
     pub fn eligible(&self) -> usize {
-        todo!()
+        self.places().count()
     }
 
     /// How many eligible backends may fail before the rest are full; everyone but one when
     /// no `max_connections` is set.
+    ///
+    /// The largest fail first, and the sessions of the failed come back to the rest.
     pub fn headroom(&self) -> usize {
-        todo!()
+        let sessions: u64 = self
+            .places()
+            .map(|place| u64::from(place.handle.active()))
+            .sum();
+        let mut capacities: Vec<u64> = self
+            .places()
+            .map(|place| {
+                place
+                    .max_connections
+                    .map_or(u64::from(u32::MAX), |max| max.get().into())
+            })
+            .collect();
+        capacities.sort_unstable();
+        let mut capacity = 0;
+        let needed = capacities
+            .iter()
+            .position(|one| {
+                capacity += one;
+                capacity > sessions
+            })
+            .map_or(capacities.len(), |last| last + 1);
+        capacities.len() - needed
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.tiers
+            .iter()
+            .flat_map(|tier| &tier.groups)
+            .flat_map(|group| &group.places)
     }
 }
 
@@ -162,3 +229,6 @@ impl SharedTable {
         self.published.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

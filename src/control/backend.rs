@@ -1,0 +1,208 @@
+//! One backend as the control plane knows it.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use std::time::SystemTime;
+
+use crate::cluster::AdminState;
+use crate::cluster::Cause;
+use crate::cluster::Health;
+use crate::cluster::Name;
+use crate::cluster::takes_new_sessions;
+use crate::config::BackendConfig;
+use crate::config::Host;
+use crate::config::OnDead;
+use crate::control::health::Rules;
+use crate::control::health::Tracker;
+use crate::control::health::Transition;
+use crate::control::probe::Target;
+use crate::routing::BackendEntry;
+use crate::routing::BackendHandle;
+use crate::routing::Fate;
+
+/// One moment on both clocks. Decisions use `instant` only.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub instant: Instant,
+    pub epoch_seconds: f64,
+}
+
+impl Moment {
+    pub fn now() -> Self {
+        let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            instant: Instant::now(),
+            // Before 1970 only if the clock is unset; it is for people to read.
+            epoch_seconds: epoch.map_or(0.0, |elapsed| elapsed.as_secs_f64()),
+        }
+    }
+}
+
+/// What makes two configured backends the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    cluster: Name,
+    name: Name,
+    host: Host,
+    port: u16,
+}
+
+impl Identity {
+    pub fn new(cluster: &Name, config: &BackendConfig) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            name: Arc::clone(&config.name),
+            host: config.host.clone(),
+            port: config.port.get(),
+        }
+    }
+}
+
+/// A probe that is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Flight {
+    pub number: u64,
+    pub started: Instant,
+}
+
+/// Everything known of one configured backend.
+#[derive(Debug)]
+pub struct BackendState {
+    pub target: Arc<Target>,
+    pub handle: Arc<BackendHandle>,
+    pub tracker: Tracker,
+    pub admin: AdminState,
+    pub address: Option<IpAddr>,
+    pub flight: Option<Flight>,
+    pub last_started: Option<Instant>,
+    /// A session's report that came while a probe was under way: its answer may be older.
+    pub reported: Option<Cause>,
+    /// Until when sessions may go on; set while it is not ready.
+    drain_deadline: Option<Instant>,
+    warming_since: Option<Instant>,
+    since: Moment,
+    /// What the handle was told last.
+    fate: Option<Fate>,
+}
+
+impl BackendState {
+    pub fn new(target: Arc<Target>, handle: Arc<BackendHandle>, now: Moment) -> Self {
+        let rules = Rules::from(&target.cluster.health_check);
+        let address = match target.backend.host {
+            Host::Ip(address) => Some(address),
+            Host::Name(_) => None,
+        };
+        Self {
+            target,
+            handle,
+            tracker: Tracker::new(rules, now.instant),
+            admin: AdminState::Ready,
+            address,
+            flight: None,
+            last_started: None,
+            reported: None,
+            drain_deadline: None,
+            warming_since: None,
+            since: now,
+            fate: None,
+        }
+    }
+
+    /// Takes new sessions now.
+    pub fn is_eligible(&self) -> bool {
+        takes_new_sessions(self.tracker.health(), self.admin) && self.target.backend.weight > 0
+    }
+
+    /// Would take new sessions if it were healthy.
+    pub fn is_candidate(&self) -> bool {
+        self.admin == AdminState::Ready && self.target.backend.weight > 0
+    }
+
+    /// Probes are sent: the address is known and the operator does not want it left alone.
+    pub fn is_checked(&self) -> bool {
+        self.address.is_some() && self.admin != AdminState::Maintenance
+    }
+
+    /// Notes a change of health.
+    pub fn changed(&mut self, transition: Transition, now: Moment) {
+        self.since = now;
+        // Only a return from Down starts slowly: after our own start every
+        // backend is new, and nobody could take the load in the meantime.
+        let returned = (transition.from, transition.to) == (Health::Down, Health::Up);
+        self.warming_since = returned.then_some(now.instant);
+    }
+
+    /// Sets the admin state; returns what it was.
+    pub fn set_admin(&mut self, admin: AdminState, now: Moment) -> AdminState {
+        let was = std::mem::replace(&mut self.admin, admin);
+        if was == admin {
+            return was;
+        }
+        self.since = now;
+        self.drain_deadline = match admin {
+            AdminState::Ready => None,
+            // From one to the other the clock goes on: sessions were promised the first deadline.
+            AdminState::Drain | AdminState::Maintenance => self
+                .drain_deadline
+                .or_else(|| Some(now.instant + self.target.cluster.failover.drain_timeout)),
+        };
+        was
+    }
+
+    /// Tells the sessions what becomes of them. `panicking`: nobody in the
+    /// cluster is healthy and sessions are routed all the same.
+    pub fn settle_fate(&mut self, panicking: bool) {
+        let severs = self.target.cluster.failover.on_dead == OnDead::Sever;
+        let fate = if self.tracker.health() == Health::Down && severs && !panicking {
+            Fate::Sever {
+                cause: Cause::BackendDead,
+            }
+        } else if let Some(deadline) = self.drain_deadline {
+            Fate::Drain {
+                deadline,
+                cause: Cause::BackendDrained,
+            }
+        } else {
+            Fate::Serve
+        };
+        self.tell(fate);
+    }
+
+    /// It is no longer configured: its sessions may go on for a while.
+    pub fn retire(mut self, now: Moment) -> Arc<BackendHandle> {
+        if !matches!(self.fate, Some(Fate::Sever { .. })) {
+            let promised = now.instant + self.target.cluster.failover.drain_timeout;
+            let deadline = self.drain_deadline.unwrap_or(promised);
+            self.tell(Fate::Drain {
+                deadline,
+                cause: Cause::BackendRemoved,
+            });
+        }
+        self.handle
+    }
+
+    /// The backend at this moment, as the routing table shows it.
+    pub fn entry(&self) -> BackendEntry {
+        let port = self.target.backend.port.get();
+        BackendEntry {
+            config: self.target.backend.clone(),
+            handle: Arc::clone(&self.handle),
+            address: self.address.map(|address| SocketAddr::new(address, port)),
+            health: self.tracker.health(),
+            admin: self.admin,
+            cause: self.tracker.cause(),
+            since: self.since.instant,
+            since_epoch: self.since.epoch_seconds,
+            warming_since: self.warming_since,
+        }
+    }
+
+    fn tell(&mut self, fate: Fate) {
+        if self.fate != Some(fate) {
+            self.handle.set_fate(fate);
+            self.fate = Some(fate);
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! The deciding half of the control plane: facts in, states and due probes out.
+//!
+//! Sees no socket and no clock, so that a seeded simulation can run all of it.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use tracing::debug;
+use tracing::info;
+
+use crate::cluster::AdminState;
+use crate::cluster::BackendId;
+use crate::cluster::Cause;
+use crate::cluster::Name;
+use crate::config::ClusterConfig;
+use crate::config::Config;
+use crate::config::Host;
+use crate::config::Panic;
+use crate::control::CommandError;
+use crate::control::backend::BackendState;
+use crate::control::backend::Flight;
+use crate::control::backend::Identity;
+use crate::control::backend::Moment;
+use crate::control::health::Damping;
+use crate::control::health::Rules;
+use crate::control::health::Transition;
+use crate::control::health::is_hard;
+use crate::control::probe::Observation;
+use crate::control::probe::Target;
+use crate::control::schedule::Schedule;
+use crate::routing::BackendEntry;
+use crate::routing::BackendHandle;
+use crate::routing::ClusterHandle;
+use crate::tls::TlsConnector;
+
+/// Up to this many new backends are probed at once; more are spread out.
+const MAX_FIRST_PROBES_AT_ONCE: usize = 64;
+/// Spreading of the first probes and bound on fast probing: 2,000 a second and
+/// cluster cost a fraction of a core.
+const PROBE_SPACING: Duration = Duration::from_micros(500);
+
+/// The state of all clusters and backends.
+#[derive(Debug, Default)]
+pub struct Core {
+    clusters: BTreeMap<Name, ClusterState>,
+    /// The cluster of each backend and its position there.
+    places: HashMap<BackendId, (Name, usize)>,
+    /// Removed backends with live sessions, so that adding them again revives them.
+    retired: HashMap<Identity, Arc<BackendHandle>>,
+    schedule: Schedule<BackendId>,
+    next_id: u64,
+    next_probe: u64,
+    random: fastrand::Rng,
+}
+
+/// One cluster and its backends, in the order of the configuration.
+#[derive(Debug)]
+pub struct ClusterState {
+    pub config: Arc<ClusterConfig>,
+    pub handle: Arc<ClusterHandle>,
+    pub tls: Option<TlsConnector>,
+    backends: Vec<BackendState>,
+    /// A fact that routing reads is newer than the last table.
+    changed: bool,
+    /// Somebody was eligible when this was last looked at.
+    served: bool,
+}
+
+/// One probe to send now.
+#[derive(Debug)]
+pub struct Order {
+    pub id: BackendId,
+    pub number: u64,
+    pub target: Arc<Target>,
+    pub address: SocketAddr,
+}
+
+impl Core {
+    /// The core with a seed of its own, for jitter.
+    pub fn seeded(seed: u64) -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            ..Self::default()
+        }
+    }
+
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterState> {
+        self.clusters.values()
+    }
+
+    /// Replaces what is configured. Backends that stay the same keep their
+    /// handle, id, health and admin state.
+    pub fn apply(
+        &mut self,
+        config: &Config,
+        connectors: &HashMap<Name, TlsConnector>,
+        now: Moment,
+    ) {
+        let mut old = std::mem::take(&mut self.clusters);
+        self.retired.retain(|_, handle| handle.active() > 0);
+        for cluster in &config.clusters {
+            let tls = connectors.get(&cluster.name).cloned();
+            let state = self.apply_cluster(cluster, tls, old.remove(&cluster.name), now);
+            self.clusters.insert(Arc::clone(&cluster.name), state);
+        }
+        for cluster in old.into_values() {
+            for backend in cluster.backends {
+                self.retire(backend, now);
+            }
+        }
+    }
+
+    fn apply_cluster(
+        &mut self,
+        config: &ClusterConfig,
+        tls: Option<TlsConnector>,
+        old: Option<ClusterState>,
+        now: Moment,
+    ) -> ClusterState {
+        // Certificates may have changed behind the same paths.
+        let unchanged = |old: &ClusterState| *old.config == *config && tls.is_none();
+        let (mut known, handle, changed, served, check_changed) = match old {
+            None => {
+                let handle = Arc::new(ClusterHandle::new(Arc::clone(&config.name)));
+                (HashMap::new(), handle, true, true, false)
+            }
+            Some(old) => {
+                let changed = old.changed || !unchanged(&old);
+                let check_changed = old.config.health_check != config.health_check;
+                let states = old.backends.into_iter();
+                let known = states
+                    .map(|state| (Identity::new(&config.name, &state.target.backend), state))
+                    .collect();
+                (known, old.handle, changed, old.served, check_changed)
+            }
+        };
+
+        let config = Arc::new(config.clone());
+        let mut backends = Vec::with_capacity(config.backends.len());
+        for backend in &config.backends {
+            let target = Arc::new(Target {
+                cluster: Arc::clone(&config),
+                backend: backend.clone(),
+                tls: tls.clone(),
+            });
+            let identity = Identity::new(&config.name, backend);
+            let state = match known.remove(&identity) {
+                None => {
+                    let handle = self.handle(&identity, &target);
+                    let state = BackendState::new(target, handle, now);
+                    self.probe_soon(&state, config.backends.len(), now.instant);
+                    state
+                }
+                Some(mut state) => {
+                    state.target = target;
+                    if check_changed {
+                        state.tracker.set_rules(Rules::from(&config.health_check));
+                        // The answer to the old question is of no interest.
+                        state.flight = None;
+                        self.probe_soon(&state, config.backends.len(), now.instant);
+                    }
+                    state
+                }
+            };
+            let place = (Arc::clone(&config.name), backends.len());
+            self.places.insert(state.handle.id, place);
+            backends.push(state);
+        }
+        for state in known.into_values() {
+            self.retire(state, now);
+        }
+        ClusterState {
+            config,
+            handle,
+            tls,
+            backends,
+            changed,
+            served,
+        }
+    }
+
+    fn handle(&mut self, identity: &Identity, target: &Target) -> Arc<BackendHandle> {
+        if let Some(handle) = self.retired.remove(identity) {
+            return handle;
+        }
+        self.next_id += 1;
+        Arc::new(BackendHandle::new(
+            BackendId(self.next_id),
+            Arc::clone(&target.cluster.name),
+            Arc::clone(&target.backend.name),
+        ))
+    }
+
+    fn retire(&mut self, state: BackendState, now: Moment) {
+        let identity = Identity::new(&state.target.cluster.name, &state.target.backend);
+        self.schedule.remove(&state.handle.id);
+        self.places.remove(&state.handle.id);
+        let handle = state.retire(now);
+        if handle.active() > 0 {
+            self.retired.insert(identity, handle);
+        }
+    }
+
+    /// The first probe: at once for a few backends, spread out for many.
+    fn probe_soon(&mut self, state: &BackendState, siblings: usize, now: Instant) {
+        if !state.is_checked() {
+            return;
+        }
+        let check = &state.target.cluster.health_check;
+        let mut delay = Duration::ZERO;
+        if siblings > MAX_FIRST_PROBES_AT_ONCE {
+            delay = check
+                .interval
+                .min(spacing(siblings))
+                .mul_f64(self.random.f64());
+        }
+        self.schedule.pull(state.handle.id, now + delay);
+    }
+
+    /// When the next probe is due.
+    pub fn next_due(&mut self) -> Option<Instant> {
+        self.schedule.next()
+    }
+
+    /// Takes the next probe that is due.
+    pub fn start_due(&mut self, now: Instant) -> Option<Order> {
+        while let Some(id) = self.schedule.pop(now) {
+            self.next_probe += 1;
+            let number = self.next_probe;
+            let Some(state) = self.find(id) else {
+                continue;
+            };
+            // One prober per backend.
+            let (None, true, Some(address)) = (state.flight, state.is_checked(), state.address)
+            else {
+                continue;
+            };
+            state.flight = Some(Flight {
+                number,
+                started: now,
+            });
+            state.last_started = Some(now);
+            let check_port = state.target.cluster.health_check.port;
+            let port = check_port.unwrap_or(state.target.backend.port);
+            return Some(Order {
+                id,
+                number,
+                target: Arc::clone(&state.target),
+                address: SocketAddr::new(address, port.get()),
+            });
+        }
+        None
+    }
+
+    /// Folds in what a probe saw; `false` when nobody waits for it any more.
+    pub fn observe(
+        &mut self,
+        id: BackendId,
+        number: u64,
+        observation: Observation,
+        now: Moment,
+    ) -> bool {
+        let Some(state) = self.find(id) else {
+            return false;
+        };
+        let Some(flight) = state.flight.filter(|flight| flight.number == number) else {
+            return false;
+        };
+        state.flight = None;
+        if let Err(cause) = observation.result {
+            let handle = &state.handle;
+            debug!(cluster = %handle.cluster, backend = %handle.name, %cause, "health check failed");
+        }
+        if observation.result != Err(Cause::OutOfResources) {
+            state.handle.count_check(observation.result.is_ok());
+        }
+        let reported = state.reported.take();
+        self.judge(id, observation.result, now);
+        if let Some(cause) = reported {
+            self.suspect(id, cause);
+        }
+        self.schedule_next(id, flight.started, reported.is_some(), now.instant);
+        true
+    }
+
+    /// Turns a result into health.
+    fn judge(&mut self, id: BackendId, result: Result<(), Cause>, now: Moment) {
+        let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
+            return;
+        };
+        let damping = if cluster.is_served() {
+            Damping::Apply
+        } else {
+            Damping::Skip
+        };
+        let state = &mut cluster.backends[position];
+        // A verdict that was under way when maintenance began is not acted on.
+        if state.admin == AdminState::Maintenance {
+            return;
+        }
+        if let Some(transition) = state.tracker.observe(result, damping, now.instant) {
+            state.changed(transition, now);
+            log_change(state, transition);
+            cluster.changed = true;
+            self.hurry_when_unserved(id, now.instant);
+        }
+    }
+
+    fn suspect(&mut self, id: BackendId, cause: Cause) {
+        if let Some(state) = self.find(id) {
+            state.tracker.suspect(cause);
+        }
+    }
+
+    fn schedule_next(&mut self, id: BackendId, started: Instant, at_once: bool, now: Instant) {
+        // ±10 %, so that the probes of many backends and instances drift apart.
+        let jitter = 0.9 + 0.2 * self.random.f64();
+        let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
+            return;
+        };
+        let fast = cluster.fast_interval();
+        let unserved = cluster.wants_somebody();
+        let interval = cluster.config.health_check.interval;
+        let state = &mut cluster.backends[position];
+        let pause = if unserved || at_once || state.tracker.is_suspected() {
+            fast
+        } else {
+            interval
+        };
+        let due = started + pause.mul_f64(jitter);
+        self.schedule.set(id, due.max(now));
+    }
+
+    /// The last eligible backend is gone: ask all of them, fast.
+    fn hurry_when_unserved(&mut self, id: BackendId, now: Instant) {
+        let Some((cluster, _)) = locate(&self.places, &mut self.clusters, id) else {
+            return;
+        };
+        let served = cluster.is_served();
+        let lost = std::mem::replace(&mut cluster.served, served) && !served;
+        if !lost {
+            return;
+        }
+        let fast = cluster.fast_interval();
+        for state in &cluster.backends {
+            // Before its first verdict the first probe is on its way.
+            let (Some(started), None, true) =
+                (state.last_started, state.flight, state.is_checked())
+            else {
+                continue;
+            };
+            let due = started + fast.mul_f64(0.9 + 0.2 * self.random.f64());
+            self.schedule.pull(state.handle.id, due.max(now));
+        }
+    }
+
+    /// Evidence from a session: asks for a probe at once, at most one per fast interval.
+    pub fn report(&mut self, id: BackendId, cause: Cause, now: Instant) {
+        let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
+            return;
+        };
+        let fast = cluster.fast_interval();
+        let state = &mut cluster.backends[position];
+        if !state.is_checked() {
+            return;
+        }
+        state.tracker.suspect(cause);
+        if state.flight.is_some() {
+            // Hard evidence is not overwritten by soft.
+            if !state.reported.is_some_and(is_hard) {
+                state.reported = Some(cause);
+            }
+            return;
+        }
+        let due = state.last_started.map_or(now, |started| started + fast);
+        self.schedule.pull(id, due.max(now));
+    }
+
+    /// What a name resolves to; `None` when it cannot be resolved. The last good address stays.
+    pub fn resolved(&mut self, host: &Name, address: Option<IpAddr>, now: Moment) {
+        let mut affected = Vec::new();
+        for cluster in self.clusters.values_mut() {
+            for state in &mut cluster.backends {
+                let same = matches!(&state.target.backend.host, Host::Name(name) if name == host);
+                if !same || (state.address.is_some() && address.is_none()) {
+                    continue;
+                }
+                if address.is_some() && state.address != address {
+                    state.address = address;
+                    state.flight = None;
+                    state.reported = None;
+                    cluster.changed = true;
+                    // Nobody has spoken to the new address yet.
+                    if let Some(transition) = state.tracker.reset(Cause::Started, now.instant) {
+                        state.changed(transition, now);
+                        log_change(state, transition);
+                    }
+                    affected.push((state.handle.id, true));
+                } else if address.is_none() {
+                    affected.push((state.handle.id, false));
+                }
+            }
+        }
+        for (id, found) in affected {
+            if found {
+                self.schedule.pull(id, now.instant);
+                self.hurry_when_unserved(id, now.instant);
+            } else {
+                self.judge(id, Err(Cause::Unresolved), now);
+            }
+        }
+    }
+
+    /// Sets the admin state of one backend.
+    pub fn set_admin_state(
+        &mut self,
+        cluster: &str,
+        backend: &str,
+        admin: AdminState,
+        now: Moment,
+    ) -> Result<(), CommandError> {
+        let known = self.clusters.keys().cloned().collect::<Vec<_>>();
+        let Some(state) = self.clusters.get_mut(cluster) else {
+            return Err(unknown("cluster", cluster, &known));
+        };
+        let names = state.backends.iter().map(|state| &state.handle.name);
+        let names = names.cloned().collect::<Vec<_>>();
+        let Some(position) = names.iter().position(|name| **name == *backend) else {
+            return Err(unknown("backend", backend, &names));
+        };
+        let found = &mut state.backends[position];
+        let id = found.handle.id;
+        let was = found.set_admin(admin, now);
+        if was == admin {
+            return Ok(());
+        }
+        info!(
+            cluster, backend, from = was.as_str(), to = admin.as_str(),
+            cause = %Cause::AdminCommand, "admin state changed"
+        );
+        state.changed = true;
+        if was == AdminState::Maintenance {
+            // It was left alone: what was known of it may be long out of date.
+            found.flight = None;
+            found.reported = None;
+            let transition = found.tracker.reset(Cause::AdminCommand, now.instant);
+            if let Some(transition) = transition {
+                found.changed(transition, now);
+                log_change(found, transition);
+            }
+            self.schedule.pull(id, now.instant);
+        }
+        self.hurry_when_unserved(id, now.instant);
+        Ok(())
+    }
+
+    /// Tells the sessions of changed clusters their fate; returns those clusters' names.
+    /// The caller publishes a table with them.
+    pub fn settle(&mut self) -> Vec<Name> {
+        self.retired.retain(|_, handle| handle.active() > 0);
+        let mut changed = Vec::new();
+        for (name, cluster) in &mut self.clusters {
+            if std::mem::take(&mut cluster.changed) {
+                cluster.settle_fates();
+                changed.push(Arc::clone(name));
+            }
+        }
+        changed
+    }
+
+    /// A table with everything that changed has to be published.
+    pub fn has_changed(&self) -> bool {
+        self.clusters.values().any(|cluster| cluster.changed)
+    }
+
+    fn find(&mut self, id: BackendId) -> Option<&mut BackendState> {
+        let (cluster, position) = locate(&self.places, &mut self.clusters, id)?;
+        cluster.backends.get_mut(position)
+    }
+}
+
+impl ClusterState {
+    pub fn entries(&self) -> Vec<BackendEntry> {
+        self.backends.iter().map(BackendState::entry).collect()
+    }
+
+    fn is_served(&self) -> bool {
+        self.backends.iter().any(BackendState::is_eligible)
+    }
+
+    /// Nobody is eligible, but somebody could be.
+    fn wants_somebody(&self) -> bool {
+        !self.is_served() && self.backends.iter().any(BackendState::is_candidate)
+    }
+
+    fn fast_interval(&self) -> Duration {
+        let check = &self.config.health_check;
+        let fast = check.fast_interval.max(spacing(self.backends.len()));
+        fast.min(check.interval)
+    }
+
+    fn settle_fates(&mut self) {
+        let panicking = self.config.failover.panic == Panic::TryAll && !self.is_served();
+        for state in &mut self.backends {
+            state.settle_fate(panicking);
+        }
+    }
+}
+
+/// A backend's cluster and its position there.
+fn locate<'a>(
+    places: &HashMap<BackendId, (Name, usize)>,
+    clusters: &'a mut BTreeMap<Name, ClusterState>,
+    id: BackendId,
+) -> Option<(&'a mut ClusterState, usize)> {
+    let (name, position) = places.get(&id)?;
+    Some((clusters.get_mut(name)?, *position))
+}
+
+/// The time over which the probes of this many backends are spread.
+fn spacing(backends: usize) -> Duration {
+    PROBE_SPACING.saturating_mul(u32::try_from(backends).unwrap_or(u32::MAX))
+}
+
+fn log_change(state: &BackendState, transition: Transition) {
+    info!(
+        cluster = %state.handle.cluster,
+        backend = %state.handle.name,
+        from = transition.from.as_str(),
+        to = transition.to.as_str(),
+        cause = %transition.cause,
+        after_seconds = transition.after.as_secs_f64(),
+        "health changed"
+    );
+}
+
+fn unknown(what: &str, name: &str, known: &[Name]) -> CommandError {
+    // Half the letters may differ: a hint that is no help does less harm than none.
+    let limit = name.chars().count().div_ceil(2).max(1);
+    let near = known
+        .iter()
+        .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min();
+    let hint = near.map_or(String::new(), |(_, near)| {
+        format!("; did you mean {near:?}?")
+    });
+    CommandError::Unknown(format!("no {what} {name:?}{hint}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Names -> addresses. A literal address needs nothing of this.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+use crate::cluster::Name;
+use crate::config::Config;
+use crate::config::Host;
+use crate::control::schedule::Schedule;
+
+/// An address that works is looked up again this often: the system's resolver
+/// does not tell how long its answer is valid.
+const REFRESH: Duration = Duration::from_secs(30);
+/// A name without an address is looked up again this soon.
+const RETRY: Duration = Duration::from_secs(1);
+/// A failed probe asks for a lookup, but not more often than this.
+const MIN_PAUSE: Duration = Duration::from_secs(3);
+/// Longer than one try of the usual resolver (5 s), shorter than anyone's patience.
+const TIMEOUT: Duration = Duration::from_secs(6);
+/// Threads that may hang in the resolver at once.
+pub const MAX_LOOKUPS: usize = 8;
+
+/// The names that are used, and what they resolved to last.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    names: HashMap<Name, Resolution>,
+    schedule: Schedule<Name>,
+}
+
+#[derive(Debug, Default)]
+struct Resolution {
+    address: Option<IpAddr>,
+    last_started: Option<Instant>,
+    in_flight: bool,
+}
+
+impl Discovery {
+    /// Follows the names of this configuration and no others.
+    pub fn apply(&mut self, config: &Config, now: Instant) {
+        let mut old = std::mem::take(&mut self.names);
+        let backends = config.clusters.iter().flat_map(|cluster| &cluster.backends);
+        for backend in backends {
+            let Host::Name(name) = &backend.host else {
+                continue;
+            };
+            let known = old.remove(name);
+            if known.is_none() && !self.names.contains_key(name) {
+                self.schedule.set(Arc::clone(name), now);
+            }
+            let entry = self.names.entry(Arc::clone(name)).or_default();
+            if let Some(known) = known {
+                *entry = known;
+            }
+        }
+        for name in old.keys() {
+            self.schedule.remove(name);
+        }
+    }
+
+    /// The last good addresses, for backends that have just been added.
+    pub fn addresses(&self) -> impl Iterator<Item = (&Name, IpAddr)> {
+        let names = self.names.iter();
+        names.filter_map(|(name, resolution)| Some((name, resolution.address?)))
+    }
+
+    pub fn next_due(&mut self) -> Option<Instant> {
+        self.schedule.next()
+    }
+
+    /// Takes the next name that has to be looked up.
+    pub fn start_due(&mut self, now: Instant) -> Option<Name> {
+        while let Some(name) = self.schedule.pop(now) {
+            if let Some(resolution) = self.names.get_mut(&name)
+                && !resolution.in_flight
+            {
+                resolution.in_flight = true;
+                resolution.last_started = Some(now);
+                return Some(name);
+            }
+        }
+        None
+    }
+
+    /// Notes an answer; returns the address that counts from now on: the last
+    /// good one when this lookup failed.
+    pub fn finish(&mut self, name: &Name, answer: Option<IpAddr>, now: Instant) -> Option<IpAddr> {
+        let resolution = self.names.get_mut(name)?;
+        resolution.in_flight = false;
+        resolution.address = answer.or(resolution.address);
+        let pause = if answer.is_some() { REFRESH } else { RETRY };
+        self.schedule.set(Arc::clone(name), now + pause);
+        resolution.address
+    }
+
+    /// A probe failed: perhaps the name points somewhere else by now.
+    pub fn doubt(&mut self, name: &Name, now: Instant) {
+        if let Some(resolution) = self.names.get(name)
+            && !resolution.in_flight
+        {
+            let earliest = resolution.last_started.map_or(now, |last| last + MIN_PAUSE);
+            self.schedule.pull(Arc::clone(name), earliest.max(now));
+        }
+    }
+}
+
+/// Asks the system's resolver, which blocks, on a thread of its own.
+///
+/// # Errors
+/// What the resolver says, or that it took too long.
+pub async fn lookup(name: &Name, permits: Arc<Semaphore>) -> io::Result<IpAddr> {
+    let host = Arc::clone(name);
+    let answer = async move {
+        let permit = permits.acquire_owned().await.map_err(io::Error::other)?;
+        // The permit moves into the thread: a hanging one counts until it ends,
+        // long after we have stopped waiting for it.
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            (&*host, 0).to_socket_addrs().map(Vec::from_iter)
+        })
+        .await
+        .map_err(io::Error::other)?
+    };
+    let found = tokio::time::timeout(TIMEOUT, answer).await??;
+    let addresses = found.into_iter().map(|address| address.ip());
+    // Resolvers rotate their answers; a stable choice keeps sessions and
+    // instances on the same server. IPv4 first: `localhost` has both, servers often only that.
+    let first = addresses.min_by_key(|address| (address.is_ipv6(), *address));
+    first.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn discovery(now: Instant) -> (Discovery, Name) {
+        let name = Name::from("db.example");
+        let mut discovery = Discovery::default();
+        discovery
+            .names
+            .insert(Arc::clone(&name), Resolution::default());
+        discovery.schedule.set(Arc::clone(&name), now);
+        (discovery, name)
+    }
+
+    #[test]
+    fn a_failed_lookup_keeps_the_last_good_address() {
+        let now = Instant::now();
+        let (mut discovery, name) = discovery(now);
+        let good = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!(discovery.start_due(now), Some(Arc::clone(&name)));
+        assert_eq!(discovery.finish(&name, Some(good), now), Some(good));
+        assert_eq!(discovery.next_due(), Some(now + REFRESH));
+        let later = now + REFRESH;
+        assert_eq!(discovery.start_due(later), Some(Arc::clone(&name)));
+        assert_eq!(discovery.finish(&name, None, later), Some(good));
+        assert_eq!(discovery.next_due(), Some(later + RETRY));
+    }
+
+    #[test]
+    fn failed_probes_ask_for_a_lookup_but_not_for_many() {
+        let now = Instant::now();
+        let (mut discovery, name) = discovery(now);
+        discovery.start_due(now);
+        discovery.doubt(&name, now);
+        assert_eq!(discovery.next_due(), None, "one lookup at a time");
+        discovery.finish(&name, None, now);
+        discovery.finish(&name, Some(IpAddr::from([10, 0, 0, 1])), now);
+        for _ in 0..1000 {
+            discovery.doubt(&name, now + Duration::from_secs(1));
+        }
+        assert_eq!(discovery.next_due(), Some(now + MIN_PAUSE));
+    }
+
+    #[tokio::test]
+    async fn localhost_is_the_ipv4_loopback() {
+        let permits = Arc::new(Semaphore::new(1));
+        let found = lookup(&Name::from("localhost"), permits).await.unwrap();
+        assert_eq!(found, IpAddr::from([127, 0, 0, 1]));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_exist_is_an_error() {
+        let permits = Arc::new(Semaphore::new(1));
+        let found = lookup(&Name::from("no-such-host.invalid"), permits).await;
+        assert!(found.is_err());
+    }
+}

@@ -1,0 +1,414 @@
+//! Probe results in, health out: rise/fall hysteresis, hard evidence, flap damping.
+//!
+//! Pure: the caller owns the clock and the sockets, so every transition is a
+//! table test.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::cluster::Cause;
+use crate::cluster::Health;
+use crate::config::HealthCheckConfig;
+
+/// How results become health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    pub rise: NonZeroU32,
+    pub fall: NonZeroU32,
+    /// The first damped return waits twice this.
+    pub interval: Duration,
+    /// Longest wait of a damped return, and how long a backend has to stay up
+    /// for one flap to be forgotten. Zero = no damping.
+    pub max_damping: Duration,
+}
+
+/// Whether a flapping backend has to wait before it returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damping {
+    Apply,
+    /// Nobody else is eligible: a backend that flaps is better than none.
+    Skip,
+}
+
+/// One change of health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transition {
+    pub from: Health,
+    pub to: Health,
+    pub cause: Cause,
+    /// How long `from` had lasted.
+    pub after: Duration,
+}
+
+/// The health of one backend.
+#[derive(Debug, Clone)]
+pub struct Tracker {
+    rules: Rules,
+    health: Health,
+    cause: Cause,
+    changed_at: Instant,
+    /// Results in a row that disagree with `health`.
+    streak: u32,
+    /// Hard evidence that the next probe has to confirm or refute.
+    suspected: bool,
+    /// It came back from Down at `changed_at`: only a return can be a flap.
+    returned: bool,
+    flaps: u32,
+    /// A damped return is not before this.
+    not_before: Instant,
+}
+
+/// Evidence that does not come from loss or load: somebody answered "no".
+pub fn is_hard(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::ConnectRefused | Cause::Reset | Cause::Unreachable | Cause::TlsFailed
+    )
+}
+
+impl From<&HealthCheckConfig> for Rules {
+    fn from(check: &HealthCheckConfig) -> Self {
+        Self {
+            rise: check.rise,
+            fall: check.fall,
+            interval: check.interval,
+            max_damping: check.max_damping,
+        }
+    }
+}
+
+impl Rules {
+    /// How long a backend that has flapped this often stays away.
+    fn wait(&self, flaps: u32) -> Duration {
+        if flaps == 0 {
+            return Duration::ZERO;
+        }
+        // 2^16 intervals exceed every sensible max_damping; more could overflow.
+        let factor = 1 << flaps.min(16);
+        self.interval.saturating_mul(factor).min(self.max_damping)
+    }
+}
+
+impl Tracker {
+    pub fn new(rules: Rules, now: Instant) -> Self {
+        Self {
+            rules,
+            health: Health::Unknown,
+            cause: Cause::Started,
+            changed_at: now,
+            streak: 0,
+            suspected: false,
+            returned: false,
+            flaps: 0,
+            not_before: now,
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Why the health is what it is.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// There is hard evidence that no probe has confirmed or refuted yet.
+    pub fn is_suspected(&self) -> bool {
+        self.suspected
+    }
+
+    /// New rules for the same backend; what is known of it stays.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    /// Evidence from live traffic: it decides nothing, but a failed probe that
+    /// confirms hard evidence counts for the whole of `fall`.
+    pub fn suspect(&mut self, cause: Cause) {
+        self.suspected |= self.health == Health::Up && is_hard(cause);
+    }
+
+    /// Forgets the verdict: nobody has spoken to what is behind the name now.
+    pub fn reset(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
+        self.suspected = false;
+        self.streak = 0;
+        (self.health != Health::Unknown).then(|| self.change(Health::Unknown, cause, now))
+    }
+
+    /// Folds one result in; returns the change it caused, if any.
+    pub fn observe(
+        &mut self,
+        result: Result<(), Cause>,
+        damping: Damping,
+        now: Instant,
+    ) -> Option<Transition> {
+        match result {
+            Ok(()) => self.passed(damping, now),
+            // Our own shortage says nothing about the backend.
+            Err(Cause::OutOfResources) => None,
+            Err(cause) => self.failed(cause, now),
+        }
+    }
+
+    fn passed(&mut self, damping: Damping, now: Instant) -> Option<Transition> {
+        self.suspected = false;
+        if self.health == Health::Up {
+            self.streak = 0;
+            return None;
+        }
+        // The first verdict is immediate: waiting out `rise` probes at the start
+        // would refuse clients while every backend is fine.
+        self.streak = self.streak.saturating_add(1);
+        if self.health == Health::Down {
+            let damped = damping == Damping::Apply && now < self.not_before;
+            if damped || self.streak < self.rules.rise.get() {
+                return None;
+            }
+        }
+        Some(self.change(Health::Up, Cause::CheckPassed, now))
+    }
+
+    fn failed(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
+        if self.health == Health::Down {
+            self.streak = 0;
+            return None;
+        }
+        let confirmed = self.suspected && is_hard(cause);
+        self.suspected |= is_hard(cause);
+        self.streak = self.streak.saturating_add(1);
+        if self.health == Health::Up && !confirmed && self.streak < self.rules.fall.get() {
+            return None;
+        }
+        self.count_flap(now);
+        self.suspected = false;
+        Some(self.change(Health::Down, cause, now))
+    }
+
+    /// A fall soon after a return is a flap; each stretch without a fall forgives one.
+    fn count_flap(&mut self, now: Instant) {
+        let window = self.rules.max_damping;
+        if window.is_zero() {
+            self.flaps = 0;
+            return;
+        }
+        let stayed = now.saturating_duration_since(self.changed_at);
+        if self.returned && stayed < window {
+            self.flaps = self.flaps.saturating_add(1);
+        } else {
+            let forgiven = stayed.as_nanos() / window.as_nanos();
+            let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+            self.flaps = self.flaps.saturating_sub(forgiven);
+        }
+        self.not_before = now + self.rules.wait(self.flaps);
+    }
+
+    fn change(&mut self, to: Health, cause: Cause, now: Instant) -> Transition {
+        let from = std::mem::replace(&mut self.health, to);
+        let after = now.saturating_duration_since(self.changed_at);
+        self.returned = (from, to) == (Health::Down, Health::Up);
+        self.cause = cause;
+        self.changed_at = now;
+        self.streak = 0;
+        Transition {
+            from,
+            to,
+            cause,
+            after,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Health::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn tracker(rise: u32, fall: u32, max_damping: Duration, now: Instant) -> Tracker {
+        let nz = |n| NonZeroU32::new(n).unwrap();
+        let rules = Rules {
+            rise: nz(rise),
+            fall: nz(fall),
+            interval: SECOND,
+            max_damping,
+        };
+        Tracker::new(rules, now)
+    }
+
+    /// One character a second: `+` passed, `-` timed out, `!` refused, `?` out of
+    /// resources, `r` reported refused by a session, `t` reported timed out.
+    fn step(tracker: &mut Tracker, event: char, now: Instant) -> Option<Transition> {
+        let result = match event {
+            '+' => Ok(()),
+            '-' => Err(Cause::CheckTimeout),
+            '!' => Err(Cause::ConnectRefused),
+            '?' => Err(Cause::OutOfResources),
+            'r' => {
+                tracker.suspect(Cause::ConnectRefused);
+                return None;
+            }
+            't' => {
+                tracker.suspect(Cause::EarlyClose);
+                return None;
+            }
+            other => panic!("{other:?}"),
+        };
+        tracker.observe(result, Damping::Apply, now)
+    }
+
+    fn walk(rise: u32, fall: u32, events: &str) -> Vec<Health> {
+        let start = Instant::now();
+        let mut tracker = tracker(rise, fall, Duration::ZERO, start);
+        (0..)
+            .zip(events.chars())
+            .map(|(second, event)| {
+                step(&mut tracker, event, start + SECOND * second);
+                tracker.health()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_first_result_decides() {
+        assert_eq!(walk(3, 3, "+"), [Up]);
+        assert_eq!(walk(3, 3, "-"), [Down]);
+        assert_eq!(walk(3, 3, "!"), [Down]);
+    }
+
+    #[test]
+    fn it_falls_after_fall_failures_in_a_row() {
+        assert_eq!(walk(1, 3, "+---"), [Up, Up, Up, Down]);
+    }
+
+    #[test]
+    fn a_pass_resets_the_failure_streak() {
+        assert_eq!(walk(1, 3, "+--+--"), [Up, Up, Up, Up, Up, Up]);
+    }
+
+    #[test]
+    fn it_rises_after_rise_passes_in_a_row() {
+        assert_eq!(walk(2, 1, "-++"), [Down, Down, Up]);
+        assert_eq!(walk(2, 1, "-+-++"), [Down, Down, Down, Down, Up]);
+    }
+
+    #[test]
+    fn our_own_shortage_says_nothing() {
+        assert_eq!(walk(1, 1, "?+???"), [Unknown, Up, Up, Up, Up]);
+        assert_eq!(walk(1, 2, "+-?-"), [Up, Up, Up, Down]);
+    }
+
+    #[test]
+    fn a_probe_that_confirms_hard_evidence_counts_for_the_whole_of_fall() {
+        assert_eq!(walk(1, 9, "+r!"), [Up, Up, Down]);
+        assert_eq!(walk(1, 9, "+!!"), [Up, Up, Down]);
+    }
+
+    #[test]
+    fn a_timeout_does_not_confirm_hard_evidence() {
+        assert_eq!(walk(1, 3, "+r-"), [Up, Up, Up]);
+        assert_eq!(walk(1, 9, "+r-!"), [Up, Up, Up, Down]);
+    }
+
+    #[test]
+    fn a_pass_refutes_hard_evidence() {
+        assert_eq!(walk(1, 9, "+r+!"), [Up, Up, Up, Up]);
+    }
+
+    #[test]
+    fn soft_evidence_from_sessions_decides_nothing() {
+        assert_eq!(walk(1, 9, "+t!"), [Up, Up, Up]);
+    }
+
+    #[test]
+    fn every_change_says_why_and_after_how_long() {
+        let start = Instant::now();
+        let mut tracker = tracker(1, 1, Duration::ZERO, start);
+        let up = tracker.observe(Ok(()), Damping::Apply, start).unwrap();
+        assert_eq!(
+            (up.from, up.to, up.cause),
+            (Unknown, Up, Cause::CheckPassed)
+        );
+        let later = start + SECOND * 5;
+        let down = tracker.observe(Err(Cause::Reset), Damping::Apply, later);
+        let expected = Transition {
+            from: Up,
+            to: Down,
+            cause: Cause::Reset,
+            after: SECOND * 5,
+        };
+        assert_eq!(down, Some(expected));
+        assert_eq!(tracker.cause(), Cause::Reset);
+    }
+
+    /// Fails once whenever it is up, then passes every second; returns how many
+    /// seconds each return took.
+    fn returns(tracker: &mut Tracker, start: Instant, count: usize, stay: u32) -> Vec<u32> {
+        let mut second = 1;
+        let mut waits = Vec::new();
+        step(tracker, '+', start);
+        while waits.len() < count {
+            step(tracker, '-', start + SECOND * second);
+            assert_eq!(tracker.health(), Down);
+            let fell = second;
+            while tracker.health() == Down {
+                second += 1;
+                step(tracker, '+', start + SECOND * second);
+            }
+            waits.push(second - fell);
+            second += stay;
+        }
+        waits
+    }
+
+    #[test]
+    fn each_return_of_a_flapping_backend_waits_twice_as_long_up_to_the_limit() {
+        let start = Instant::now();
+        let mut tracker = tracker(1, 1, SECOND * 10, start);
+        assert_eq!(
+            returns(&mut tracker, start, 6, 1),
+            [1, 2, 4, 8, 10, 10],
+            "seconds away at each return"
+        );
+    }
+
+    #[test]
+    fn a_backend_that_stays_up_is_forgiven() {
+        let start = Instant::now();
+        let mut tracker = tracker(1, 1, SECOND * 10, start);
+        assert_eq!(returns(&mut tracker, start, 4, 30), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn without_damping_a_flapping_backend_returns_at_once() {
+        let start = Instant::now();
+        let mut tracker = tracker(1, 1, Duration::ZERO, start);
+        assert_eq!(returns(&mut tracker, start, 4, 1), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_flapping_backend_returns_at_once_when_nobody_else_is_eligible() {
+        let start = Instant::now();
+        let mut tracker = tracker(1, 1, SECOND * 100, start);
+        returns(&mut tracker, start, 5, 1);
+        let now = start + SECOND * 1000;
+        tracker.observe(Ok(()), Damping::Apply, now);
+        tracker.observe(Err(Cause::Reset), Damping::Apply, now + SECOND);
+        let back = tracker.observe(Ok(()), Damping::Skip, now + SECOND * 2);
+        assert_eq!(back.map(|change| change.to), Some(Up));
+    }
+
+    #[test]
+    fn a_reset_forgets_the_verdict_once() {
+        let start = Instant::now();
+        let mut tracker = tracker(3, 3, Duration::ZERO, start);
+        assert_eq!(tracker.reset(Cause::AdminCommand, start), None);
+        step(&mut tracker, '-', start);
+        let change = tracker.reset(Cause::AdminCommand, start).unwrap();
+        assert_eq!((change.from, change.to), (Down, Unknown));
+        step(&mut tracker, '+', start);
+        assert_eq!(tracker.health(), Up);
+    }
+}

@@ -1,0 +1,134 @@
+//! One probe: ask one backend one question, once, within a deadline.
+
+mod tcp;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::cluster::Cause;
+use crate::config::BackendConfig;
+use crate::config::CheckKind;
+use crate::config::ClusterConfig;
+use crate::tls::TlsConnector;
+
+/// An answer is read up to here; no status page or banner needs more.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// How long the peer may take to close after us, so that its last bytes do not
+/// meet a closed socket. Nobody waits for it.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// Who is asked, and how.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub cluster: Arc<ClusterConfig>,
+    pub backend: BackendConfig,
+    pub tls: Option<TlsConnector>,
+}
+
+/// What one probe saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observation {
+    pub result: Result<(), Cause>,
+    pub duration: Duration,
+}
+
+/// A connection whose question is answered and that has to be closed politely.
+#[derive(Debug)]
+pub struct Leftover(Option<TcpStream>);
+
+/// Asks. The leftover is closed by [`Leftover::close`], after the observation was passed on.
+pub async fn probe(target: &Target, address: SocketAddr) -> (Observation, Leftover) {
+    let started = Instant::now();
+    let deadline = started + target.cluster.health_check.timeout;
+    let answer = match &target.cluster.health_check.kind {
+        CheckKind::Tcp { send, expect } => {
+            tcp::ask(address, send, expect.as_deref(), deadline).await
+        }
+        CheckKind::Tls | CheckKind::Http(_) | CheckKind::Exec { .. } => Err(Cause::IoError),
+    };
+    let observation = Observation {
+        result: answer.as_ref().map(|_| ()).map_err(|cause| *cause),
+        duration: started.elapsed(),
+    };
+    (observation, Leftover(answer.unwrap_or(None)))
+}
+
+impl Leftover {
+    /// Closes with FIN, never with RST: a reset is an alarming line in some databases' logs.
+    pub async fn close(self) {
+        let Some(mut stream) = self.0 else {
+            return;
+        };
+        let goodbye = async {
+            stream.shutdown().await?;
+            // Unread bytes would turn our close into a reset.
+            let mut rest = [0; 1024];
+            let mut budget_bytes = MAX_ANSWER_BYTES;
+            loop {
+                let count = stream.read(&mut rest).await?;
+                budget_bytes = budget_bytes.saturating_sub(count);
+                if count == 0 || budget_bytes == 0 {
+                    return Ok::<_, io::Error>(());
+                }
+            }
+        };
+        // The question is answered: how the peer takes the goodbye is of no interest.
+        let _ = tokio::time::timeout(LINGER, goodbye).await;
+    }
+}
+
+/// Connects by the deadline.
+async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Cause> {
+    within(deadline, Cause::ConnectTimeout, async {
+        TcpStream::connect(address).await.map_err(|e| cause_of(&e))
+    })
+    .await
+}
+
+/// Runs a step of a probe; `late` is the cause when it takes too long.
+async fn within<T>(
+    deadline: Instant,
+    late: Cause,
+    step: impl Future<Output = Result<T, Cause>>,
+) -> Result<T, Cause> {
+    tokio::time::timeout_at(deadline, step)
+        .await
+        .unwrap_or(Err(late))
+}
+
+/// What an input or output error says about a backend.
+fn cause_of(error: &io::Error) -> Cause {
+    const OURS: [Errno; 6] = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::AGAIN,
+    ];
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    if errno.is_some_and(|errno| OURS.contains(&errno)) {
+        return Cause::OutOfResources;
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Cause::ConnectRefused,
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => Cause::Reset,
+        io::ErrorKind::TimedOut => Cause::ConnectTimeout,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown => Cause::Unreachable,
+        io::ErrorKind::UnexpectedEof => Cause::EarlyClose,
+        _ => Cause::IoError,
+    }
+}

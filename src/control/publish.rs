@@ -1,0 +1,134 @@
+//! The core's states -> the routing table.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::cluster::Name;
+use crate::config::Config;
+use crate::control::Desired;
+use crate::control::core::ClusterState;
+use crate::control::core::Core;
+use crate::routing::ClusterTable;
+use crate::routing::ListenerEntry;
+use crate::routing::ListenerHandle;
+use crate::routing::RoutingTable;
+use crate::routing::SharedTable;
+
+/// Waiting sessions that may try one eligible backend at once: enough to fill
+/// it soon, too few to stampede it.
+const RELEASES_PER_BACKEND: usize = 32;
+
+/// Builds tables and keeps what one has in common with the next.
+#[derive(Debug)]
+pub struct Publisher {
+    table: SharedTable,
+    clusters: HashMap<Name, Arc<ClusterTable>>,
+    listeners: HashMap<Name, Arc<ListenerEntry>>,
+    /// Removed listeners with live sessions, so that adding them again revives their counters.
+    retired: HashMap<Name, Arc<ListenerHandle>>,
+    max_connections: usize,
+    zone: Option<Name>,
+}
+
+impl Publisher {
+    pub fn new(table: SharedTable) -> Self {
+        Self {
+            table,
+            clusters: HashMap::new(),
+            listeners: HashMap::new(),
+            retired: HashMap::new(),
+            max_connections: 0,
+            zone: None,
+        }
+    }
+
+    /// Takes over what is not the core's: listeners, limits, our zone.
+    pub fn apply(&mut self, desired: &Desired) {
+        let config: &Config = &desired.config;
+        self.max_connections = config.max_connections;
+        if self.zone != config.zone {
+            self.zone.clone_from(&config.zone);
+            // Groups depend on it: no table can be kept.
+            self.clusters.clear();
+        }
+        self.retired.retain(|_, handle| handle.active() > 0);
+        let mut old = std::mem::take(&mut self.listeners);
+        for listener in &config.listeners {
+            let name = &listener.name;
+            let tls = desired.tls.acceptors.get(name).cloned();
+            let entry = match old.remove(name) {
+                // With TLS, certificates may have changed behind the same paths.
+                Some(entry) if entry.config == *listener && tls.is_none() => entry,
+                known => {
+                    let handle = known
+                        .map(|entry| Arc::clone(&entry.handle))
+                        .or_else(|| self.retired.remove(name))
+                        .unwrap_or_else(|| Arc::new(ListenerHandle::new(Arc::clone(name))));
+                    Arc::new(ListenerEntry {
+                        config: listener.clone(),
+                        handle,
+                        tls,
+                    })
+                }
+            };
+            self.listeners.insert(Arc::clone(name), entry);
+        }
+        for (name, entry) in old {
+            if entry.handle.active() > 0 {
+                self.retired.insert(name, Arc::clone(&entry.handle));
+            }
+        }
+    }
+
+    /// Publishes one table with everything that has changed since the last.
+    pub fn publish(&mut self, core: &mut Core) {
+        let changed = core.settle();
+        let mut old = std::mem::take(&mut self.clusters);
+        for cluster in core.clusters() {
+            let name = &cluster.config.name;
+            let table = match old.remove(name) {
+                Some(table) if !changed.contains(name) => table,
+                _ => Arc::new(self.cluster_table(cluster)),
+            };
+            self.clusters.insert(Arc::clone(name), table);
+        }
+        self.table.publish(RoutingTable {
+            // `SharedTable` numbers it.
+            generation: 0,
+            clusters: self.clusters.clone(),
+            listeners: self.listeners.clone(),
+            max_connections: self.max_connections,
+        });
+        // Only now: who is let go reads the table that has somebody for it.
+        for name in &changed {
+            if let Some(cluster) = self.clusters.get(name) {
+                open_or_close(cluster);
+            }
+        }
+        for removed in old.values() {
+            removed.handle.hold.close();
+        }
+    }
+
+    fn cluster_table(&self, cluster: &ClusterState) -> ClusterTable {
+        ClusterTable::new(
+            Arc::clone(&cluster.config),
+            Arc::clone(&cluster.handle),
+            cluster.entries(),
+            self.zone.as_ref(),
+            cluster.tls.clone(),
+        )
+    }
+}
+
+fn open_or_close(cluster: &ClusterTable) {
+    let eligible = cluster.eligible();
+    if eligible > 0 {
+        cluster
+            .handle
+            .hold
+            .open(RELEASES_PER_BACKEND.saturating_mul(eligible));
+    } else {
+        cluster.handle.hold.close();
+    }
+}

@@ -1,0 +1,244 @@
+//! Counts what belongs to no handle, and turns everything into Prometheus text.
+//!
+//! Live counters of backends and listeners are atomics in their own handles.
+//! They are published when somebody scrapes, into a recorder that lives for
+//! that one scrape: a removed backend leaves no series behind, and a re-added
+//! one starts at zero instead of being stuck at the old maximum. Only
+//! histograms live on between scrapes, one recorder per cluster, because they
+//! cannot be set to a value.
+
+mod exposition;
+mod table;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use metrics::Histogram;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+pub use exposition::CONTENT_TYPE;
+pub use exposition::Scrape;
+pub use table::ALL;
+pub use table::Kind;
+pub use table::Metric;
+pub use table::PROCESS;
+
+use crate::cluster::Cause;
+use crate::cluster::Name;
+use crate::cluster::Phase;
+use crate::cluster::SessionEnd;
+use crate::cluster::Side;
+
+/// The metrics that other modules publish, by name.
+pub mod names {
+    pub use super::table::*;
+}
+
+const SESSION_ENDS: usize = Side::ALL.len() * Phase::ALL.len() * Cause::ALL.len();
+
+/// Counters and histograms that belong to no backend, listener or cluster handle.
+pub struct Metrics {
+    /// One counter for each side × phase × cause: a fixed set, so no client can make it grow.
+    session_ends: Vec<AtomicU64>,
+    reloads: Mutex<Reloads>,
+    log_dropped: Arc<AtomicU64>,
+    histograms: RwLock<HashMap<Name, Arc<ClusterHistograms>>>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Reloads {
+    accepted: u64,
+    rejected: u64,
+    last_accepted: bool,
+    /// Seconds since the epoch; zero = never.
+    last_success_epoch: f64,
+}
+
+/// The histograms of one cluster, in a recorder of their own so that they go
+/// away with the cluster.
+struct ClusterHistograms {
+    recorder: PrometheusHandle,
+    session_duration: Histogram,
+    connect_duration: Histogram,
+    check_duration: Histogram,
+    hold_duration: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// `log_dropped` is the log's own count of lines it had to drop.
+    pub fn new(log_dropped: Arc<AtomicU64>) -> Self {
+        Self {
+            session_ends: (0..SESSION_ENDS).map(|_| AtomicU64::new(0)).collect(),
+            reloads: Mutex::default(),
+            log_dropped,
+            histograms: RwLock::default(),
+        }
+    }
+
+    /// Counts one ended session (`sessions_ended_total{side,phase,cause}`).
+    pub fn count_session_end(&self, end: SessionEnd) {
+        self.session_ends[position(end)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `session_duration_seconds{cluster}`
+    pub fn record_session_duration(&self, cluster: &str, duration: Duration) {
+        self.of(cluster).session_duration.record(duration);
+    }
+
+    /// `connect_duration_seconds{cluster}`
+    pub fn record_connect_duration(&self, cluster: &str, duration: Duration) {
+        self.of(cluster).connect_duration.record(duration);
+    }
+
+    /// `health_check_duration_seconds{cluster}`
+    pub fn record_check_duration(&self, cluster: &str, duration: Duration) {
+        self.of(cluster).check_duration.record(duration);
+    }
+
+    /// `cluster_hold_duration_seconds{cluster}`
+    pub fn record_hold_duration(&self, cluster: &str, duration: Duration) {
+        self.of(cluster).hold_duration.record(duration);
+    }
+
+    /// `config_reloads_total{result}`, `config_last_reload_*`
+    pub fn count_reload(&self, accepted: bool) {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        reloads.last_accepted = accepted;
+        if accepted {
+            reloads.accepted += 1;
+            reloads.last_success_epoch = epoch_seconds();
+        } else {
+            reloads.rejected += 1;
+        }
+    }
+
+    /// The first configuration was accepted: not a reload, but the last good load.
+    pub fn record_first_load(&self) {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        reloads.last_accepted = true;
+        reloads.last_success_epoch = epoch_seconds();
+    }
+
+    /// Moves recorded samples into their buckets and forgets the histograms of
+    /// clusters that are gone. Call it every few seconds: samples pile up until then.
+    pub fn run_upkeep(&self, is_live: impl Fn(&str) -> bool) {
+        let mut histograms = self
+            .histograms
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        histograms.retain(|cluster, _| is_live(cluster));
+        for cluster in histograms.values() {
+            cluster.recorder.run_upkeep();
+        }
+    }
+
+    /// The Prometheus text: what is counted here, and what `publish` adds for
+    /// the objects that are alive now.
+    pub fn render(&self, publish: impl FnOnce(&Scrape)) -> String {
+        let scrape = Scrape::default();
+        self.publish_own(&scrape);
+        publish(&scrape);
+        let histograms = self
+            .histograms
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        scrape.into_text(histograms.values().map(|cluster| cluster.recorder.render()))
+    }
+
+    fn publish_own(&self, scrape: &Scrape) {
+        scrape.gauge(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        for end in every_session_end() {
+            let count = self.session_ends[position(end)].load(Ordering::Relaxed);
+            if count > 0 {
+                let labels = [end.side.as_str(), end.phase.as_str(), end.cause.as_str()];
+                scrape.counter(&names::SESSIONS_ENDED, &labels, count);
+            }
+        }
+        let reloads = *self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        scrape.counter(&names::CONFIG_RELOADS, &["accepted"], reloads.accepted);
+        scrape.counter(&names::CONFIG_RELOADS, &["rejected"], reloads.rejected);
+        let successful = f64::from(u8::from(reloads.last_accepted));
+        scrape.gauge(&names::CONFIG_LAST_RELOAD_SUCCESSFUL, &[], successful);
+        let last_success = reloads.last_success_epoch;
+        scrape.gauge(&names::CONFIG_LAST_RELOAD_SUCCESS, &[], last_success);
+        let log_dropped = self.log_dropped.load(Ordering::Relaxed);
+        scrape.counter(&names::LOG_DROPPED, &[], log_dropped);
+    }
+
+    fn of(&self, cluster: &str) -> Arc<ClusterHistograms> {
+        let known = self
+            .histograms
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(histograms) = known.get(cluster) {
+            return Arc::clone(histograms);
+        }
+        drop(known);
+        let mut known = self
+            .histograms
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let histograms = known
+            .entry(cluster.into())
+            .or_insert_with(|| Arc::new(ClusterHistograms::new(cluster)));
+        Arc::clone(histograms)
+    }
+}
+
+impl ClusterHistograms {
+    fn new(cluster: &str) -> Self {
+        let recorder = exposition::histogram_recorder();
+        let histogram = |metric| exposition::histogram(&recorder, metric, cluster);
+        Self {
+            session_duration: histogram(&names::SESSION_DURATION),
+            connect_duration: histogram(&names::CONNECT_DURATION),
+            check_duration: histogram(&names::HEALTH_CHECK_DURATION),
+            hold_duration: histogram(&names::CLUSTER_HOLD_DURATION),
+            recorder: recorder.handle(),
+        }
+    }
+}
+
+fn every_session_end() -> impl Iterator<Item = SessionEnd> {
+    let phases = |side| Phase::ALL.into_iter().map(move |phase| (side, phase));
+    let pairs = Side::ALL.into_iter().flat_map(phases);
+    pairs.flat_map(|(side, phase)| {
+        let causes = Cause::ALL.iter();
+        causes.map(move |&cause| SessionEnd { side, phase, cause })
+    })
+}
+
+fn position(end: SessionEnd) -> usize {
+    (end.side as usize * Phase::ALL.len() + end.phase as usize) * Cause::ALL.len()
+        + end.cause as usize
+}
+
+fn epoch_seconds() -> f64 {
+    // A clock before 1970 is wrong anyway; zero reads as "never".
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Bounded waiting: for an eligible backend (hold), or for a place on a full one (queue).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::cluster::Cause;
+use crate::cluster::Phase;
+use crate::config::WaitLimit;
+use crate::net;
+use crate::proxy::registry::SessionCell;
+use crate::routing::Admission;
+use crate::routing::Release;
+use crate::routing::Ticket;
+use crate::routing::WaitingRoom;
+
+/// How often a waiting session looks whether its client is still there, and the
+/// first in line whether a table or a place it was not told of lets it go.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// One session's waiting, over several turns, with one deadline per room.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    cell: &'a SessionCell,
+    client: &'a TcpStream,
+    hold: Option<Wait>,
+    queue: Option<Wait>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    ticket: Ticket,
+    deadline: Instant,
+    /// The ticket was used: the place has to be taken again.
+    used: bool,
+}
+
+/// Why waiting came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitError {
+    TimedOut,
+    Full,
+    ClientGone,
+}
+
+/// A turn: try to pick again. Keeps the pace of the room until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    /// Only held, never read: dropping it lets the next session go.
+    _release: Option<Release>,
+}
+
+impl<'a> Waiting<'a> {
+    pub fn new(cell: &'a SessionCell, client: &'a TcpStream) -> Self {
+        Self {
+            cell,
+            client,
+            hold: None,
+            queue: None,
+        }
+    }
+
+    /// Whether this session has waited in the hold room.
+    pub fn was_held(&self) -> bool {
+        self.hold.is_some()
+    }
+
+    /// Waits until an eligible backend may exist.
+    ///
+    /// # Errors
+    /// The room is full, the time is up, or the client went away.
+    pub async fn hold(
+        &mut self,
+        room: &Arc<WaitingRoom>,
+        limit: WaitLimit,
+    ) -> Result<Turn, WaitError> {
+        self.cell.set_phase(Phase::Hold);
+        wait(&mut self.hold, room, limit, self.client).await
+    }
+
+    /// Waits until a backend may have a free place.
+    ///
+    /// # Errors
+    /// The room is full, the time is up, or the client went away.
+    pub async fn queue(
+        &mut self,
+        room: &Arc<WaitingRoom>,
+        limit: WaitLimit,
+    ) -> Result<Turn, WaitError> {
+        self.cell.set_phase(Phase::Queue);
+        wait(&mut self.queue, room, limit, self.client).await
+    }
+
+    /// Waits for `pause` in the hold room although it may be open: every backend
+    /// that the table calls up has just failed, and the table will soon know.
+    ///
+    /// # Errors
+    /// As [`Self::hold`].
+    pub async fn pause(
+        &mut self,
+        room: &Arc<WaitingRoom>,
+        limit: WaitLimit,
+        pause: Duration,
+    ) -> Result<Turn, WaitError> {
+        tokio::time::sleep(pause).await;
+        self.hold(room, limit).await
+    }
+}
+
+async fn wait(
+    slot: &mut Option<Wait>,
+    room: &Arc<WaitingRoom>,
+    limit: WaitLimit,
+    client: &TcpStream,
+) -> Result<Turn, WaitError> {
+    let wait = match slot {
+        Some(wait) => wait,
+        None => {
+            if limit.max_wait.is_zero() {
+                return Err(WaitError::TimedOut);
+            }
+            let Admission::Waiting(ticket) = room.enter(limit.max_sessions) else {
+                return Err(WaitError::Full);
+            };
+            slot.insert(Wait {
+                ticket,
+                deadline: Instant::now() + limit.max_wait,
+                used: false,
+            })
+        }
+    };
+    if Instant::now() >= wait.deadline {
+        return Err(WaitError::TimedOut);
+    }
+    if std::mem::take(&mut wait.used) {
+        wait.ticket.again();
+    }
+    loop {
+        let look = (Instant::now() + LOOK_INTERVAL).min(wait.deadline);
+        tokio::select! {
+            biased;
+            release = wait.ticket.turn() => {
+                wait.used = true;
+                return Ok(Turn { _release: Some(release) });
+            }
+            () = tokio::time::sleep_until(look) => {}
+        }
+        if net::peer_is_gone(client) {
+            return Err(WaitError::ClientGone);
+        }
+        if Instant::now() >= wait.deadline {
+            return Err(WaitError::TimedOut);
+        }
+        if wait.ticket.is_first() {
+            return Ok(Turn { _release: None });
+        }
+    }
+}
+
+/// The cause a refused client is counted under.
+pub fn refusal(error: WaitError, phase: Phase) -> Cause {
+    match (error, phase) {
+        (WaitError::ClientGone, _) => Cause::Closed,
+        (WaitError::TimedOut, Phase::Queue) => Cause::QueueTimeout,
+        (WaitError::Full, Phase::Queue) => Cause::QueueFull,
+        (WaitError::TimedOut, _) => Cause::HoldTimeout,
+        (WaitError::Full, _) => Cause::HoldFull,
+    }
+}

@@ -1,0 +1,424 @@
+//! The live sessions of one worker: what each is doing, and the hand that ends it.
+//!
+//! A session costs no timer. The worker sweeps its sessions a few times a
+//! second and after every published table, and looks at the *current* fate of
+//! each session's backend, whatever table the session started under.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::time::Duration;
+use std::time::Instant;
+
+use slab::Slab;
+
+use crate::cluster::Cause;
+use crate::cluster::Name;
+use crate::cluster::Phase;
+use crate::report::SessionView;
+use crate::routing::BackendHandle;
+use crate::routing::Fate;
+use crate::routing::ListenerHandle;
+
+/// How often sessions are looked at: the resolution of idle timeouts and drain deadlines.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// One session as others see it.
+#[derive(Debug)]
+pub struct SessionCell {
+    pub id: u64,
+    pub listener: Arc<ListenerHandle>,
+    pub started: Instant,
+    /// Zero = never.
+    idle_timeout: Duration,
+    /// The socket's peer, or the one in a PROXY header.
+    client: OnceLock<SocketAddr>,
+    /// Read from the client and delivered; written by this session only.
+    received: AtomicU64,
+    /// Read from the backend and delivered; written by this session only.
+    sent: AtomicU64,
+    phase: AtomicU8,
+    severed: AtomicBool,
+    control: Mutex<Control>,
+}
+
+/// The rarely used part, behind a lock that nobody contends for.
+#[derive(Debug)]
+struct Control {
+    cluster: Option<Name>,
+    backend: Option<Arc<BackendHandle>>,
+    sever: Option<Cause>,
+    waker: Option<Waker>,
+    deadline: Option<(Instant, Cause)>,
+    last_active: Instant,
+    counted_received: u64,
+    counted_sent: u64,
+}
+
+impl SessionCell {
+    pub fn new(
+        id: u64,
+        listener: Arc<ListenerHandle>,
+        idle_timeout: Duration,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            listener,
+            started: now,
+            idle_timeout,
+            client: OnceLock::new(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            phase: AtomicU8::new(Phase::Accept as u8),
+            severed: AtomicBool::new(false),
+            control: Mutex::new(Control {
+                cluster: None,
+                backend: None,
+                sever: None,
+                waker: None,
+                deadline: None,
+                last_active: now,
+                counted_received: 0,
+                counted_sent: 0,
+            }),
+        }
+    }
+
+    pub fn set_client(&self, client: SocketAddr) {
+        // Only the first address counts; nothing sets it twice.
+        let _ = self.client.set(client);
+    }
+
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    pub fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
+    }
+
+    pub fn set_cluster(&self, cluster: Name) {
+        self.lock().cluster = Some(cluster);
+    }
+
+    /// Ties the session to a backend's fate; a fate that came first is seen here.
+    pub fn set_backend(&self, backend: Option<Arc<BackendHandle>>) {
+        let fate = backend.as_ref().map(|backend| backend.fate());
+        let mut control = self.lock();
+        control.backend = backend;
+        if let Some(Fate::Sever { cause }) = fate {
+            self.sever_locked(&mut control, cause);
+        }
+    }
+
+    /// The backend this session is tied to.
+    pub fn backend(&self) -> Option<Arc<BackendHandle>> {
+        self.lock().backend.clone()
+    }
+
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    pub fn add_received(&self, bytes: usize) {
+        add_as_only_writer(&self.received, bytes);
+    }
+
+    pub fn add_sent(&self, bytes: usize) {
+        add_as_only_writer(&self.sent, bytes);
+    }
+
+    /// The first answer after the first request: the backend's latency, measured.
+    pub fn first_answer(&self, first_sent: Option<Instant>) {
+        let (Some(sent), Some(backend)) = (first_sent, self.lock().backend.clone()) else {
+            return;
+        };
+        let now = Instant::now();
+        backend.record_latency(now.saturating_duration_since(sent), now);
+    }
+
+    /// Ends the session at its next poll. The first cause stays.
+    pub fn sever(&self, cause: Cause) {
+        let mut control = self.lock();
+        self.sever_locked(&mut control, cause);
+    }
+
+    fn sever_locked(&self, control: &mut Control, cause: Cause) {
+        control.sever.get_or_insert(cause);
+        self.severed.store(true, Ordering::Release);
+        if let Some(waker) = control.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Gives the session until `deadline`.
+    pub fn set_deadline(&self, deadline: Instant, cause: Cause) {
+        self.lock().deadline.get_or_insert((deadline, cause));
+    }
+
+    /// Takes the deadline of `cause` back.
+    pub fn clear_deadline(&self, cause: Cause) {
+        let mut control = self.lock();
+        if control.deadline.is_some_and(|(_, known)| known == cause) {
+            control.deadline = None;
+        }
+    }
+
+    /// Whether the session must end. Enough for a task that has called [`Self::severed`] once.
+    pub fn is_severed(&self) -> bool {
+        self.severed.load(Ordering::Acquire)
+    }
+
+    /// Why the session must end, if it must; otherwise the task is woken when it must.
+    pub fn severed(&self, cx: &mut Context<'_>) -> Option<Cause> {
+        if !self.is_severed() {
+            // A task's waker is the same at every poll of the same session, but the
+            // handshake phases run under wakers of their own.
+            let mut control = self.lock();
+            if control.sever.is_none() {
+                let known = control
+                    .waker
+                    .as_ref()
+                    .is_some_and(|waker| waker.will_wake(cx.waker()));
+                if !known {
+                    control.waker = Some(cx.waker().clone());
+                }
+                return None;
+            }
+        }
+        self.lock().sever
+    }
+
+    /// Resolves when the session must end.
+    pub async fn until_severed(&self) -> Cause {
+        std::future::poll_fn(|cx| match self.severed(cx) {
+            Some(cause) => Poll::Ready(cause),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Looks at deadlines, the backend's fate and idleness; counts the bytes so far.
+    fn sweep(&self, now: Instant) {
+        let mut control = self.lock();
+        if self.count(&mut control) {
+            control.last_active = now;
+        }
+        let fate = control.backend.as_ref().map(|backend| backend.fate());
+        let idle = now.saturating_duration_since(control.last_active);
+        let cause = match (fate, control.deadline) {
+            (Some(Fate::Sever { cause }), _) => cause,
+            (Some(Fate::Drain { deadline, cause }), _) if deadline <= now => cause,
+            (_, Some((deadline, cause))) if deadline <= now => cause,
+            _ if !self.idle_timeout.is_zero()
+                && idle >= self.idle_timeout
+                && self.phase() == Phase::Relay =>
+            {
+                Cause::IdleTimeout
+            }
+            _ => return,
+        };
+        self.sever_locked(&mut control, cause);
+    }
+
+    /// Adds new bytes to the listener's and the backend's counters; true if there were any.
+    fn count(&self, control: &mut Control) -> bool {
+        let received = self.received_bytes() - control.counted_received;
+        let sent = self.sent_bytes() - control.counted_sent;
+        if received == 0 && sent == 0 {
+            return false;
+        }
+        control.counted_received += received;
+        control.counted_sent += sent;
+        self.listener.count_bytes(received, sent);
+        if let Some(backend) = &control.backend {
+            backend.count_bytes(sent, received);
+        }
+        true
+    }
+
+    fn view(&self, now: Instant) -> SessionView {
+        let control = self.lock();
+        let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
+        SessionView {
+            id: self.id,
+            listener: self.listener.name.clone(),
+            cluster: control.cluster.clone(),
+            backend: control.backend.as_ref().map(|backend| backend.name.clone()),
+            client: *self.client.get().unwrap_or(&unspecified),
+            phase: self.phase(),
+            age_seconds: now.saturating_duration_since(self.started).as_secs_f64(),
+            idle_seconds: now
+                .saturating_duration_since(control.last_active)
+                .as_secs_f64(),
+            received_bytes: self.received_bytes(),
+            sent_bytes: self.sent_bytes(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Cheaper than `fetch_add`, and right with one writer.
+fn add_as_only_writer(counter: &AtomicU64, bytes: usize) {
+    let sum = counter.load(Ordering::Relaxed) + bytes as u64;
+    counter.store(sum, Ordering::Relaxed);
+}
+
+/// The sessions of one worker.
+#[derive(Debug, Default)]
+pub struct Registry {
+    sessions: Mutex<Slab<Arc<SessionCell>>>,
+}
+
+impl Registry {
+    /// Adds a session; the returned key removes it.
+    pub fn insert(&self, cell: Arc<SessionCell>) -> usize {
+        self.lock().insert(cell)
+    }
+
+    /// Removes a session and counts its last bytes.
+    pub fn remove(&self, key: usize) {
+        let cell = self.lock().try_remove(key);
+        if let Some(cell) = cell {
+            let mut control = cell.lock();
+            cell.count(&mut control);
+        }
+    }
+
+    /// Applies deadlines, fates and idle timeouts to every session.
+    pub fn sweep(&self, now: Instant) {
+        for (_, cell) in self.lock().iter() {
+            cell.sweep(now);
+        }
+    }
+
+    /// Calls `act` on every session.
+    pub fn for_each(&self, mut act: impl FnMut(&SessionCell)) {
+        for (_, cell) in self.lock().iter() {
+            act(cell);
+        }
+    }
+
+    /// A copy of what every session is doing, for the admin API.
+    pub fn views(&self, now: Instant) -> Vec<SessionView> {
+        self.lock().iter().map(|(_, cell)| cell.view(now)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slab<Arc<SessionCell>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::BackendId;
+
+    fn session(idle_timeout: Duration, now: Instant) -> Arc<SessionCell> {
+        let listener = Arc::new(ListenerHandle::new("l".into()));
+        let cell = SessionCell::new(1, listener, idle_timeout, now);
+        cell.set_phase(Phase::Relay);
+        Arc::new(cell)
+    }
+
+    fn backend() -> Arc<BackendHandle> {
+        Arc::new(BackendHandle::new(BackendId(1), "c".into(), "b".into()))
+    }
+
+    fn cause(cell: &SessionCell) -> Option<Cause> {
+        cell.severed(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_session_follows_the_current_fate_of_its_backend() {
+        let now = Instant::now();
+        let registry = Registry::default();
+        let cell = session(Duration::ZERO, now);
+        registry.insert(Arc::clone(&cell));
+        let backend = backend();
+        cell.set_backend(Some(Arc::clone(&backend)));
+
+        registry.sweep(now);
+        assert_eq!(cause(&cell), None);
+        backend.set_fate(Fate::Sever {
+            cause: Cause::BackendDead,
+        });
+        registry.sweep(now);
+        assert_eq!(cause(&cell), Some(Cause::BackendDead));
+    }
+
+    #[test]
+    fn a_fate_that_came_before_the_session_was_tied_is_not_missed() {
+        let cell = session(Duration::ZERO, Instant::now());
+        let backend = backend();
+        backend.set_fate(Fate::Sever {
+            cause: Cause::BackendDead,
+        });
+        cell.set_backend(Some(backend));
+        assert_eq!(cause(&cell), Some(Cause::BackendDead));
+    }
+
+    #[test]
+    fn a_drained_session_lives_until_the_deadline() {
+        let now = Instant::now();
+        let registry = Registry::default();
+        let cell = session(Duration::ZERO, now);
+        registry.insert(Arc::clone(&cell));
+        let backend = backend();
+        backend.set_fate(Fate::Drain {
+            deadline: now + Duration::from_secs(3),
+            cause: Cause::BackendDrained,
+        });
+        cell.set_backend(Some(backend));
+        registry.sweep(now + Duration::from_secs(2));
+        assert_eq!(cause(&cell), None);
+        registry.sweep(now + Duration::from_secs(3));
+        assert_eq!(cause(&cell), Some(Cause::BackendDrained));
+    }
+
+    #[test]
+    fn bytes_in_either_direction_keep_a_session_from_being_idle() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let registry = Registry::default();
+        let cell = session(2 * second, now);
+        registry.insert(Arc::clone(&cell));
+        registry.sweep(now + second);
+        cell.add_sent(1);
+        registry.sweep(now + 2 * second);
+        assert_eq!(cause(&cell), None);
+        registry.sweep(now + 4 * second);
+        assert_eq!(cause(&cell), Some(Cause::IdleTimeout));
+    }
+
+    #[test]
+    fn bytes_are_counted_once() {
+        let now = Instant::now();
+        let registry = Registry::default();
+        let cell = session(Duration::ZERO, now);
+        let key = registry.insert(Arc::clone(&cell));
+        cell.add_received(5);
+        registry.sweep(now);
+        cell.add_received(2);
+        registry.remove(key);
+        assert_eq!(cell.listener.received_bytes(), 7);
+    }
+}

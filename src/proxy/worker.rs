@@ -1,0 +1,126 @@
+//! Worker threads: one `current_thread` runtime each; a session stays on its worker.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+
+use crate::proxy::registry::Registry;
+use crate::proxy::registry::SWEEP_INTERVAL;
+use crate::routing::SharedTable;
+
+/// Events taken from the kernel at once: a full batch of a busy worker.
+const MAX_EVENTS_PER_POLL: usize = 1024;
+
+/// One thread of the data plane, as others see it.
+#[derive(Debug)]
+pub struct Worker {
+    /// Runs a session here from any thread.
+    pub handle: Handle,
+    pub registry: Registry,
+    sessions: AtomicUsize,
+}
+
+/// Ends the thread when dropped or used; `join` waits for it.
+#[derive(Debug)]
+pub struct WorkerThread {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Sessions here now, those on their way included.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Acquire)
+    }
+
+    /// Counts a session in; before it is handed over, so that the next pick sees it.
+    pub fn reserve(&self) {
+        self.sessions.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts a session out.
+    pub fn release(&self) {
+        self.sessions.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Starts worker number `index`.
+///
+/// # Errors
+/// No thread or no descriptors left.
+pub fn start(index: usize, table: SharedTable) -> io::Result<(Arc<Worker>, WorkerThread)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_io_events_per_tick(MAX_EVENTS_PER_POLL)
+        .build()?;
+    let worker = Arc::new(Worker {
+        handle: runtime.handle().clone(),
+        registry: Registry::default(),
+        sessions: AtomicUsize::new(0),
+    });
+    let (stop, stopped) = oneshot::channel();
+    let swept = Arc::clone(&worker);
+    let thread = std::thread::Builder::new()
+        .name(format!("evergate-work-{index}"))
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = sweep(swept, table) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
+    let thread = WorkerThread {
+        stop: Some(stop),
+        thread: Some(thread),
+    };
+    Ok((worker, thread))
+}
+
+/// Looks at every session regularly, and at once after a table was published.
+async fn sweep(worker: Arc<Worker>, table: SharedTable) {
+    let mut published = table.follow();
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = published.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+        worker.registry.sweep(Instant::now());
+    }
+}
+
+impl WorkerThread {
+    /// Stops the runtime, dropping what still runs on it, and waits for the thread.
+    pub fn join(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // Gone already means stopped already.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for WorkerThread {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

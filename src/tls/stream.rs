@@ -1,0 +1,98 @@
+//! An established TLS connection, used like the TCP connection under it.
+//!
+//! Half-close works as with TCP: `shutdown` sends close_notify and a FIN, and reading may go on. A peer's close_notify
+//! reads as the end (0 bytes); a FIN without it is `UnexpectedEof`, because
+//! anyone on the path can send one and what was read may be cut off.
+
+use std::io;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+
+/// TLS with a client; reads and writes plain bytes.
+#[derive(Debug)]
+pub struct ClientTls(pub(super) tokio_rustls::server::TlsStream<TcpStream>);
+
+/// TLS with a backend; reads and writes plain bytes.
+#[derive(Debug)]
+pub struct BackendTls(pub(super) tokio_rustls::client::TlsStream<TcpStream>);
+
+impl ClientTls {
+    /// The server name the client asked for, lower case.
+    pub fn sni(&self) -> Option<&str> {
+        self.0.get_ref().1.server_name()
+    }
+
+    /// The connection underneath, for its addresses and options.
+    pub fn tcp(&self) -> &TcpStream {
+        self.0.get_ref().0
+    }
+}
+
+impl BackendTls {
+    /// The connection underneath, for its addresses and options.
+    pub fn tcp(&self) -> &TcpStream {
+        self.0.get_ref().0
+    }
+}
+
+impl AsyncRead for ClientTls {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientTls {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for BackendTls {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for BackendTls {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
