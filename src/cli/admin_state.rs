@@ -1,12 +1,11 @@
 //! `evergate drain`, `ready` and `maintenance`: take a backend out and back in.
 
-use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Args;
 
-use crate::cli::client;
-use crate::cli::client::AdminArgs;
+use crate::cli::admin_client;
+use crate::cli::admin_client::AdminArgs;
 use crate::cluster::AdminState;
 
 /// The backend to change
@@ -39,13 +38,11 @@ impl FromStr for Target {
     }
 }
 
-/// Sets the admin state of one backend; exit code 1 when the process cannot be
-/// reached, refuses, or knows no such backend.
-pub fn run(args: AdminStateArgs, state: AdminState) -> ExitCode {
-    client::finish(change(&args, state))
-}
-
-fn change(args: &AdminStateArgs, state: AdminState) -> anyhow::Result<String> {
+/// Sets the admin state of one backend.
+///
+/// # Errors
+/// When the process cannot be reached, refuses, or knows no such backend.
+pub fn run(args: &AdminStateArgs, state: AdminState) -> anyhow::Result<()> {
     let Target { cluster, backend } = &args.target;
     let path = format!(
         "/api/v1/clusters/{}/backends/{}/{}",
@@ -54,7 +51,7 @@ fn change(args: &AdminStateArgs, state: AdminState) -> anyhow::Result<String> {
         state.as_str()
     );
     args.admin.post(&path)?;
-    Ok(format!("{cluster}/{backend} is now {}\n", state.as_str()))
+    admin_client::print(&format!("{cluster}/{backend} is now {}\n", state.as_str()))
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.

@@ -1,15 +1,14 @@
 //! `evergate status`: one look at a running process.
 
 use std::fmt::Write;
-use std::process::ExitCode;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::client;
-use crate::cli::client::AdminArgs;
+use crate::cli::admin_client;
+use crate::cli::admin_client::AdminArgs;
 
 /// Show clusters, backends and their health
 #[derive(Debug, Args)]
@@ -21,17 +20,18 @@ pub struct StatusArgs {
     json: bool,
 }
 
-/// Prints the state of a running process; exit code 1 when it cannot be reached.
-pub fn run(args: StatusArgs) -> ExitCode {
-    client::finish(show(&args))
-}
-
-fn show(args: &StatusArgs) -> anyhow::Result<String> {
+/// Prints the state of a running process.
+///
+/// # Errors
+/// When the process cannot be reached or refuses.
+pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let status = args.admin.get("/api/v1/status")?;
-    if args.json {
-        return Ok(serde_json::to_string_pretty(&status)? + "\n");
-    }
-    Ok(picture(&status, epoch_seconds()))
+    let text = if args.json {
+        serde_json::to_string_pretty(&status)? + "\n"
+    } else {
+        picture(&status, epoch_seconds())
+    };
+    admin_client::print(&text)
 }
 
 fn epoch_seconds() -> f64 {

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -139,19 +138,11 @@ impl AdminArgs {
     }
 }
 
-/// Prints a command's result, or its error, as the process's end.
-pub fn finish(result: anyhow::Result<String>) -> ExitCode {
-    let printed = result.and_then(|text| match io::stdout().write_all(text.as_bytes()) {
-        // A reader that went away (`| head`) has seen enough.
+/// Prints a command's result. A reader that went away (`| head`) is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
-    });
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }
 
