@@ -1,0 +1,9 @@
+//! The real binary against real and misbehaving peers, one module per theme.
+//!
+//! One test binary for all: each one links the whole library again.
+
+#![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
+
+mod harness;
+#[path = "../support/mod.rs"]
+mod support;
