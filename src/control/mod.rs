@@ -6,6 +6,8 @@
 mod backend;
 mod core;
 mod discovery;
+#[cfg(test)]
+mod fixtures;
 mod health;
 mod plane;
 mod probe;
