@@ -119,3 +119,6 @@ impl ControlHandle {
         answer.await.map_err(|_| CommandError::Stopped)?
     }
 }
+
+#[cfg(test)]
+mod tests;
