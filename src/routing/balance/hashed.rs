@@ -61,6 +61,10 @@ impl Hashed {
     }
 
     pub(super) fn pick(&self, key: u64, members: &[Member], view: &impl View) -> Option<usize> {
+        // Three searches of everybody would find nobody; usually the first is open.
+        if !(0..members.len()).any(|member| view.open(member)) {
+            return None;
+        }
         let bound = self.bound(members, view);
         let warmed = position_in_unit_interval(mix(key, WARMTH_SEED));
         let below = |member: usize| match bound {
