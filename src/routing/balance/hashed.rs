@@ -25,7 +25,6 @@ use crate::routing::balance::View;
 use crate::routing::balance::maglev::Maglev;
 use crate::routing::balance::rendezvous::Rendezvous;
 use crate::routing::balance::ring::Ring;
-use crate::routing::balance::total_weight;
 
 const WARMTH_SEED: u64 = 0x4556_4752_5741_524d;
 
@@ -56,7 +55,7 @@ impl Hashed {
             order,
             rendezvous: Rendezvous::new(members),
             bounded_load: config.bounded_load,
-            total_weight: total_weight(members),
+            total_weight: Scale::of(members).weight,
         }
     }
 
