@@ -14,9 +14,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &["cluster"]),
     ("protocol", &[]),
     ("shutdown", &[]),
-    ("throttle", &["cluster"]),
     ("config", &["cluster"]),
     ("report", &["cluster"]),
+    // Both planes limit their warnings per cause; `log` itself is imported by nobody.
+    ("throttle", &["cluster"]),
     ("metrics", &["cluster"]),
     ("tls", &["cluster", "config", "net"]),
     // The table carries ready TLS settings: one fact, one swap.
@@ -38,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
+            // `config` for `AdminConfig` (where to listen), `report` for the sessions it lists.
             "cluster", "config", "control", "metrics", "net", "report", "routing", "shutdown",
             "throttle",
         ],

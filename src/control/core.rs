@@ -552,3 +552,6 @@ fn unknown(what: &str, name: &str, known: &[Name]) -> CommandError {
     });
     CommandError::Unknown(format!("no {what} {name:?}{hint}"))
 }
+
+#[cfg(test)]
+mod tests;

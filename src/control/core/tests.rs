@@ -1,0 +1,619 @@
+//! The core, driven by hand and by a seeded simulation.
+
+use super::*;
+use crate::cluster::Health;
+use crate::cluster::takes_new_sessions;
+use crate::config::BackendConfig;
+use crate::config::BalanceConfig;
+use crate::config::CheckKind;
+use crate::config::ConnectConfig;
+use crate::config::FailoverConfig;
+use crate::config::HealthCheckConfig;
+use crate::config::LogConfig;
+use crate::config::LogFormat;
+use crate::config::LogLevel;
+use crate::config::OnDead;
+use crate::config::Policy;
+use crate::config::Protocol;
+use crate::config::WaitLimit;
+use crate::routing::ConnectionGuard;
+use crate::routing::Fate;
+use std::num::NonZeroU16;
+use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DRAIN: Duration = Duration::from_secs(60);
+
+fn nz(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap()
+}
+
+/// `db1` is 10.0.0.1:5432 and so on; a name with a dot is a host name.
+fn backend(name: &str) -> BackendConfig {
+    let digit = name.trim_start_matches("db").parse::<u8>();
+    let host = digit.map_or_else(
+        |_| Host::Name(Name::from(name)),
+        |digit| Host::Ip(IpAddr::from([10, 0, 0, digit])),
+    );
+    BackendConfig {
+        name: Name::from(name),
+        host,
+        port: NonZeroU16::new(5432).unwrap(),
+        weight: 100,
+        zone: None,
+        tier: 0,
+        max_connections: None,
+    }
+}
+
+fn cluster(name: &str, backends: &[&str]) -> ClusterConfig {
+    let wait = WaitLimit {
+        max_wait: SECOND,
+        max_sessions: 10,
+    };
+    ClusterConfig {
+        name: Name::from(name),
+        protocol: Protocol::Tcp,
+        backends: backends.iter().map(|name| backend(name)).collect(),
+        health_check: HealthCheckConfig {
+            kind: CheckKind::Tcp {
+                send: Vec::new(),
+                expect: None,
+            },
+            interval: SECOND,
+            fast_interval: Duration::from_millis(50),
+            timeout: Duration::from_millis(800),
+            rise: nz(2),
+            fall: nz(3),
+            port: None,
+            max_damping: SECOND * 30,
+        },
+        balance: BalanceConfig {
+            policy: Policy::RoundRobin,
+        },
+        failover: FailoverConfig {
+            hold: wait,
+            queue: wait,
+            on_dead: OnDead::Sever,
+            panic: Panic::Fail,
+            slow_start: Duration::ZERO,
+            drain_timeout: DRAIN,
+        },
+        connect: ConnectConfig {
+            timeout: SECOND,
+            attempts: nz(3),
+        },
+        tls: None,
+        send_proxy_protocol: false,
+    }
+}
+
+fn config(clusters: Vec<ClusterConfig>) -> Config {
+    Config {
+        clusters,
+        listeners: Vec::new(),
+        admin: None,
+        log: LogConfig {
+            format: LogFormat::Text,
+            level: LogLevel::Info,
+        },
+        workers: NonZeroUsize::MIN,
+        zone: None,
+        drain_timeout: DRAIN,
+        max_connections: 100,
+    }
+}
+
+/// The core with a clock that only moves when told to.
+struct World {
+    core: Core,
+    start: Instant,
+    now: Instant,
+}
+
+impl World {
+    fn new(clusters: Vec<ClusterConfig>) -> Self {
+        let start = Instant::now();
+        let mut world = Self {
+            core: Core::seeded(7),
+            start,
+            now: start,
+        };
+        world.apply(clusters);
+        world
+    }
+
+    fn moment(&self) -> Moment {
+        Moment {
+            instant: self.now,
+            epoch_seconds: (self.now - self.start).as_secs_f64(),
+        }
+    }
+
+    fn apply(&mut self, clusters: Vec<ClusterConfig>) -> Vec<Name> {
+        let now = self.moment();
+        self.core.apply(&config(clusters), &HashMap::new(), now);
+        self.core.settle()
+    }
+
+    fn orders(&mut self) -> Vec<Order> {
+        std::iter::from_fn(|| self.core.start_due(self.now)).collect()
+    }
+
+    fn answer(&mut self, order: &Order, result: Result<(), Cause>) {
+        let observation = Observation {
+            result,
+            duration: Duration::from_millis(1),
+        };
+        let now = self.moment();
+        self.core.observe(order.id, order.number, observation, now);
+    }
+
+    /// Sends every probe that is due; `result` answers by the backend's name.
+    fn probe(&mut self, result: impl Fn(&str) -> Result<(), Cause>) -> usize {
+        let orders = self.orders();
+        for order in &orders {
+            self.answer(order, result(&order.target.backend.name));
+        }
+        orders.len()
+    }
+
+    /// Moves the clock, probe by probe, and settles after each.
+    fn run(&mut self, time: Duration, result: impl Fn(&str) -> Result<(), Cause>) -> usize {
+        let end = self.now + time;
+        let mut probes = 0;
+        loop {
+            probes += self.probe(&result);
+            self.core.settle();
+            match self.core.next_due().filter(|due| *due <= end) {
+                Some(due) => self.now = self.now.max(due),
+                None => break,
+            }
+        }
+        self.now = end;
+        probes
+    }
+
+    fn admin(&mut self, backend: &str, state: AdminState) {
+        let now = self.moment();
+        self.core.set_admin_state("a", backend, state, now).unwrap();
+        self.core.settle();
+    }
+
+    fn entry(&self, backend: &str) -> BackendEntry {
+        let entries = self.core.clusters().flat_map(ClusterState::entries);
+        entries
+            .into_iter()
+            .find(|entry| *entry.config.name == *backend)
+            .unwrap()
+    }
+
+    fn health(&self, backend: &str) -> Health {
+        self.entry(backend).health
+    }
+
+    fn fate(&self, backend: &str) -> Fate {
+        self.entry(backend).handle.fate()
+    }
+
+    fn session(&self, backend: &str) -> ConnectionGuard {
+        self.entry(backend).handle.acquire(None).unwrap()
+    }
+}
+
+fn up(_: &str) -> Result<(), Cause> {
+    Ok(())
+}
+
+/// One backend refuses, the others are up.
+fn refuses(dead: &str) -> impl Fn(&str) -> Result<(), Cause> {
+    move |name| {
+        if name == dead {
+            Err(Cause::ConnectRefused)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[test]
+fn a_few_backends_are_all_probed_at_once_at_the_start() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    assert_eq!(world.probe(up), 2);
+    assert_eq!(world.core.settle(), [Name::from("a")]);
+    assert_eq!(world.health("db1"), Health::Up);
+    assert_eq!(world.entry("db1").warming_since, None);
+    assert!(world.core.settle().is_empty(), "nothing has changed since");
+}
+
+#[test]
+fn many_backends_are_first_probed_over_a_while() {
+    let mut many = cluster("a", &["db1"]);
+    many.backends = (0..1000)
+        .map(|index| BackendConfig {
+            name: Name::from(index.to_string()),
+            ..backend("db1")
+        })
+        .collect();
+    let mut world = World::new(vec![many]);
+    let first = world.orders().len();
+    assert!(first < 100, "{first} at once");
+    world.now += SECOND;
+    assert_eq!(first + world.orders().len(), 1000);
+}
+
+#[test]
+fn sessions_of_a_dead_backend_are_severed_and_served_again_when_it_is_back() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND, up);
+    world.run(SECOND * 2, refuses("db1"));
+    assert_eq!(world.health("db1"), Health::Down);
+    assert_eq!(world.entry("db1").cause, Cause::ConnectRefused);
+    let cause = Cause::BackendDead;
+    assert_eq!(world.fate("db1"), Fate::Sever { cause });
+    assert_eq!(world.fate("db2"), Fate::Serve);
+    world.run(SECOND * 4, up);
+    assert_eq!(world.health("db1"), Health::Up);
+    assert_eq!(world.fate("db1"), Fate::Serve);
+    assert!(world.entry("db1").warming_since.is_some());
+}
+
+#[test]
+fn on_dead_keep_leaves_the_sessions_alone() {
+    let mut keep = cluster("a", &["db1", "db2"]);
+    keep.failover.on_dead = OnDead::Keep;
+    let mut world = World::new(vec![keep]);
+    world.run(SECOND, up);
+    world.run(SECOND * 2, refuses("db1"));
+    assert_eq!(world.health("db1"), Health::Down);
+    assert_eq!(world.fate("db1"), Fate::Serve);
+}
+
+#[test]
+fn in_panic_sessions_are_not_severed_from_the_backends_they_are_routed_to() {
+    let mut panic = cluster("a", &["db1", "db2"]);
+    panic.failover.panic = Panic::TryAll;
+    let mut world = World::new(vec![panic]);
+    world.run(SECOND, up);
+    world.run(SECOND * 2, refuses("db1"));
+    assert!(matches!(world.fate("db1"), Fate::Sever { .. }));
+    world.run(SECOND * 2, |_| Err(Cause::ConnectRefused));
+    assert_eq!(world.health("db2"), Health::Down);
+    assert_eq!(world.fate("db1"), Fate::Serve);
+    assert_eq!(world.fate("db2"), Fate::Serve);
+    world.run(SECOND * 2, refuses("db1"));
+    assert!(matches!(world.fate("db1"), Fate::Sever { .. }));
+}
+
+#[test]
+fn a_report_from_a_session_is_confirmed_by_one_probe_at_once() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND / 2, up);
+    let id = world.entry("db1").handle.id;
+    for _ in 0..5000 {
+        world.core.report(id, Cause::ConnectRefused, world.now);
+    }
+    assert_eq!(
+        world.probe(refuses("db1")),
+        1,
+        "thousands of reports, one probe"
+    );
+    assert_eq!(world.health("db1"), Health::Down);
+}
+
+#[test]
+fn reports_that_probes_refute_cost_at_most_one_probe_per_fast_interval() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND, up);
+    let id = world.entry("db1").handle.id;
+    let mut probes = 0;
+    for _ in 0..1000 {
+        world.now += Duration::from_millis(1);
+        world.core.report(id, Cause::Reset, world.now);
+        probes += world.probe(up);
+    }
+    assert!((10..=26).contains(&probes), "{probes} probes in a second");
+    assert_eq!(world.health("db1"), Health::Up);
+}
+
+#[test]
+fn a_report_during_a_probe_asks_for_another_one() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND * 3 / 2, up);
+    world.now += SECOND;
+    let orders = world.orders();
+    let order = orders
+        .iter()
+        .find(|order| *order.target.backend.name == *"db1")
+        .unwrap();
+    world
+        .core
+        .report(order.id, Cause::ConnectRefused, world.now);
+    world.answer(order, Ok(()));
+    world.run(Duration::from_millis(60), refuses("db1"));
+    assert_eq!(world.health("db1"), Health::Down);
+}
+
+#[test]
+fn an_early_close_is_only_a_reason_to_look() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND / 2, up);
+    let id = world.entry("db1").handle.id;
+    world.core.report(id, Cause::EarlyClose, world.now);
+    assert_eq!(world.probe(|_| Err(Cause::CheckTimeout)), 1);
+    assert_eq!(world.health("db1"), Health::Up);
+}
+
+#[test]
+fn without_an_eligible_backend_the_cluster_is_probed_fast() {
+    let mut world = World::new(vec![cluster("a", &["db1"])]);
+    let calm = world.run(SECOND * 10, up);
+    assert!((9..=13).contains(&calm), "{calm} probes in 10 s");
+    world.run(SECOND * 2, refuses("db1"));
+    let hurried = world.run(SECOND, refuses("db1"));
+    assert!((17..=24).contains(&hurried), "{hurried} probes in 1 s");
+}
+
+#[test]
+fn our_own_shortage_changes_no_health_and_counts_no_check() {
+    let mut world = World::new(vec![cluster("a", &["db1"])]);
+    world.run(SECOND, up);
+    let checks = world.entry("db1").handle.checks();
+    world.run(SECOND * 10, |_| Err(Cause::OutOfResources));
+    assert_eq!(world.health("db1"), Health::Up);
+    assert_eq!(world.entry("db1").handle.checks(), checks);
+}
+
+#[test]
+fn a_drained_backend_keeps_its_first_deadline_and_its_health() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND, up);
+    let drained = Fate::Drain {
+        deadline: world.now + DRAIN,
+        cause: Cause::BackendDrained,
+    };
+    world.admin("db1", AdminState::Drain);
+    assert_eq!(world.fate("db1"), drained);
+    world.run(SECOND, up);
+    world.admin("db1", AdminState::Maintenance);
+    assert_eq!(world.fate("db1"), drained);
+    assert_eq!(world.health("db1"), Health::Up);
+    world.admin("db1", AdminState::Ready);
+    assert_eq!(world.fate("db1"), Fate::Serve);
+}
+
+#[test]
+fn a_drained_backend_that_dies_is_severed() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND, up);
+    world.admin("db1", AdminState::Drain);
+    world.run(SECOND * 2, refuses("db1"));
+    assert!(matches!(world.fate("db1"), Fate::Sever { .. }));
+}
+
+#[test]
+fn a_backend_in_maintenance_is_left_alone_and_asked_again_afterwards() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND, up);
+    world.admin("db1", AdminState::Maintenance);
+    world.run(SECOND * 5, refuses("db1"));
+    assert_eq!(world.health("db1"), Health::Up);
+    world.admin("db1", AdminState::Ready);
+    assert_eq!(world.health("db1"), Health::Unknown);
+    assert_eq!(world.entry("db1").cause, Cause::AdminCommand);
+    world.probe(refuses("db1"));
+    assert_eq!(world.health("db1"), Health::Down);
+}
+
+#[test]
+fn a_reload_keeps_the_handle_health_and_admin_state_of_an_unchanged_backend() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"]), cluster("b", &["db3"])]);
+    world.run(SECOND, up);
+    world.admin("db1", AdminState::Drain);
+    let before = world.entry("db1");
+    let mut changed = cluster("a", &["db1", "db2"]);
+    changed.backends[0].weight = 7;
+    changed.health_check.fall = nz(1);
+    let tables = world.apply(vec![changed, cluster("b", &["db3"])]);
+    assert_eq!(tables, [Name::from("a")], "`b` has not changed");
+    let after = world.entry("db1");
+    assert!(Arc::ptr_eq(&before.handle, &after.handle));
+    assert_eq!(after.health, Health::Up);
+    assert_eq!(after.admin, AdminState::Drain);
+    assert_eq!(after.since, before.since);
+    assert_eq!(after.config.weight, 7);
+    assert_eq!(world.probe(up), 2, "the new question is asked soon");
+}
+
+#[test]
+fn a_removed_backend_drains_and_is_revived_while_sessions_hold_it() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND, up);
+    let before = world.entry("db1").handle;
+    let session = world.session("db1");
+    world.apply(vec![cluster("a", &["db2"])]);
+    let drained = Fate::Drain {
+        deadline: world.now + DRAIN,
+        cause: Cause::BackendRemoved,
+    };
+    assert_eq!(before.fate(), drained);
+    world.apply(vec![cluster("a", &["db1", "db2"])]);
+    assert!(Arc::ptr_eq(&before, &world.entry("db1").handle));
+    assert_eq!(before.fate(), Fate::Serve);
+
+    drop(session);
+    world.apply(vec![cluster("a", &["db2"])]);
+    world.apply(vec![cluster("a", &["db1", "db2"])]);
+    assert_ne!(before.id, world.entry("db1").handle.id, "nobody held it");
+}
+
+#[test]
+fn a_backend_with_another_address_is_another_backend() {
+    let mut world = World::new(vec![cluster("a", &["db1"])]);
+    world.run(SECOND, up);
+    let before = world.entry("db1").handle.id;
+    let mut moved = cluster("a", &["db1"]);
+    moved.backends[0].host = Host::Ip(IpAddr::from([10, 0, 0, 9]));
+    world.apply(vec![moved]);
+    assert_ne!(world.entry("db1").handle.id, before);
+    assert_eq!(world.health("db1"), Health::Unknown);
+}
+
+#[test]
+fn an_answer_for_a_removed_backend_is_ignored() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    let orders = world.orders();
+    world.apply(vec![cluster("a", &["db2"])]);
+    for order in &orders {
+        world.answer(order, Err(Cause::ConnectRefused));
+    }
+    assert_eq!(world.health("db2"), Health::Down);
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_down_until_it_does() {
+    let mut world = World::new(vec![cluster("a", &["db.x"])]);
+    let name = Name::from("db.x");
+    assert_eq!(world.probe(up), 0);
+    let now = world.moment();
+    world.core.resolved(&name, None, now);
+    assert_eq!(world.health("db.x"), Health::Down);
+    assert_eq!(world.entry("db.x").cause, Cause::Unresolved);
+    let address = IpAddr::from([10, 0, 0, 1]);
+    world.core.resolved(&name, Some(address), now);
+    assert_eq!(world.probe(up), 1);
+    assert_eq!(world.health("db.x"), Health::Up);
+    world.core.resolved(&name, None, now);
+    assert_eq!(
+        world.health("db.x"),
+        Health::Up,
+        "the last good address stays"
+    );
+    assert_eq!(world.entry("db.x").address.unwrap().ip(), address);
+}
+
+#[test]
+fn unknown_names_are_refused_with_a_near_miss() {
+    let mut world = World::new(vec![cluster("orders", &["db1", "db2"])]);
+    let now = world.moment();
+    let mut refuse = |cluster, backend| {
+        let result = world
+            .core
+            .set_admin_state(cluster, backend, AdminState::Drain, now);
+        result.unwrap_err().to_string()
+    };
+    assert_eq!(
+        refuse("ordrs", "db1"),
+        "no cluster \"ordrs\"; did you mean \"orders\"?"
+    );
+    assert_eq!(refuse("payments", "db1"), "no cluster \"payments\"");
+    assert_eq!(
+        refuse("orders", "db11"),
+        "no backend \"db11\"; did you mean \"db1\"?"
+    );
+}
+
+/// Whatever happens in whatever order: the invariants hold after every event,
+/// and when the world calms down the core knows it as it is.
+#[test]
+fn a_random_world_is_never_misjudged_for_good() {
+    for seed in 0..40 {
+        simulate(seed);
+    }
+}
+
+fn simulate(seed: u64) {
+    const NAMES: [&str; 5] = ["db1", "db2", "db3", "db4", "db5"];
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut world = World::new(vec![cluster("a", &NAMES)]);
+    let mut truth: HashMap<Name, Result<(), Cause>> = HashMap::new();
+    let mut flying: Vec<Order> = Vec::new();
+    let outcomes = [
+        Ok(()),
+        Ok(()),
+        Err(Cause::ConnectRefused),
+        Err(Cause::CheckTimeout),
+        Err(Cause::OutOfResources),
+    ];
+    for _ in 0..2000 {
+        world.now += Duration::from_millis(random.u64(0..200));
+        flying.extend(world.orders());
+        let name = NAMES[random.usize(..NAMES.len())];
+        match random.u32(0..40) {
+            0 => {
+                truth.insert(Name::from(name), outcomes[random.usize(..outcomes.len())]);
+            }
+            1 => {
+                let state = AdminState::ALL[random.usize(..3)];
+                let now = world.moment();
+                // The backend may be removed at the moment.
+                let _ = world.core.set_admin_state("a", name, state, now);
+            }
+            2 => {
+                let kept = random.usize(1..=NAMES.len());
+                let mut reloaded = cluster("a", &NAMES[..kept]);
+                reloaded.health_check.fall = nz(random.u32(1..4));
+                world.apply(vec![reloaded]);
+            }
+            3..10 => {
+                let id = BackendId(random.u64(1..10));
+                let causes = [Cause::ConnectRefused, Cause::EarlyClose, Cause::Reset];
+                let cause = causes[random.usize(..causes.len())];
+                world.core.report(id, cause, world.now);
+            }
+            _ if !flying.is_empty() => {
+                let order = flying.swap_remove(random.usize(..flying.len()));
+                let result = truth.get(&order.target.backend.name);
+                world.answer(&order, result.copied().unwrap_or(Ok(())));
+            }
+            _ => {}
+        }
+        world.core.settle();
+        check_invariants(&world, seed);
+    }
+
+    world.apply(vec![cluster("a", &NAMES)]);
+    for order in std::mem::take(&mut flying) {
+        world.answer(&order, Ok(()));
+    }
+    for name in NAMES {
+        world.admin(name, AdminState::Ready);
+    }
+    let real = |name: &str| match truth.get(name) {
+        Some(Err(Cause::OutOfResources)) | None => Ok(()),
+        Some(result) => *result,
+    };
+    world.run(SECOND * 120, real);
+    for name in NAMES {
+        let expected = if real(name).is_ok() {
+            Health::Up
+        } else {
+            Health::Down
+        };
+        assert_eq!(world.health(name), expected, "{name}, seed {seed}");
+    }
+    check_invariants(&world, seed);
+}
+
+fn check_invariants(world: &World, seed: u64) {
+    let entries: Vec<_> = world
+        .core
+        .clusters()
+        .flat_map(ClusterState::entries)
+        .collect();
+    assert!(!entries.is_empty());
+    for entry in entries {
+        let severed = matches!(entry.handle.fate(), Fate::Sever { .. });
+        let dead = entry.health == Health::Down;
+        assert_eq!(severed, dead, "seed {seed}: {entry:?}");
+        assert!(!(dead && takes_new_sessions(entry.health, entry.admin)));
+        assert_eq!(
+            entry.health == Health::Up,
+            entry.cause == Cause::CheckPassed,
+            "seed {seed}: {entry:?}"
+        );
+        let judged = entry.health != Health::Unknown;
+        assert!(!(judged && entry.cause == Cause::Started));
+    }
+}
