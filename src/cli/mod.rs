@@ -1,11 +1,9 @@
 //! The command line: one file per subcommand.
 
+mod admin_client;
 mod admin_state;
-mod check;
-mod client;
 mod proxy;
 mod run;
-mod schema;
 mod status;
 
 use std::process::ExitCode;
@@ -27,8 +25,6 @@ struct Cli {
 enum Command {
     /// Run the load balancer
     Run(run::Args),
-    /// Check a configuration file and show everything that is wrong with it
-    Check(check::CheckArgs),
     /// Run without a file: one listener, some backends
     Proxy(proxy::Args),
     /// Show every backend of a running Evergate
@@ -39,20 +35,26 @@ enum Command {
     Maintenance(admin_state::AdminStateArgs),
     /// Send new sessions to a backend again
     Ready(admin_state::AdminStateArgs),
-    /// Print the JSON schema of the configuration file
-    Schema(schema::SchemaArgs),
 }
 
 /// Parses the command line, runs the subcommand and returns the process's exit code.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
-        Command::Check(args) => check::run(args),
         Command::Proxy(args) => proxy::run(&args),
-        Command::Status(args) => status::run(args),
-        Command::Drain(args) => admin_state::run(args, AdminState::Drain),
-        Command::Maintenance(args) => admin_state::run(args, AdminState::Maintenance),
-        Command::Ready(args) => admin_state::run(args, AdminState::Ready),
-        Command::Schema(args) => schema::run(args),
+        Command::Status(args) => exit_code(status::run(&args)),
+        Command::Drain(args) => exit_code(admin_state::run(&args, AdminState::Drain)),
+        Command::Maintenance(args) => exit_code(admin_state::run(&args, AdminState::Maintenance)),
+        Command::Ready(args) => exit_code(admin_state::run(&args, AdminState::Ready)),
+    }
+}
+
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
