@@ -365,9 +365,7 @@ fn evergate_starts_serves_reloads_and_ends() {
     let mut evergate = Evergate::start(&file(&a));
     assert_eq!(talk(listens, b""), b"a\n");
     evergate.reload(&file(&b));
-    wait_until(PATIENCE, "the new backend", || {
-        talk(listens, b"") == b"b\n"
-    });
+    wait_until(PATIENCE, "the new backend", || talk(listens, b"") == b"b\n");
     assert!(!evergate.logs().is_empty(), "{}", evergate.stderr());
     assert!(evergate.rss_bytes() > 0 && evergate.open_files() > 3);
     assert!(evergate.stop(PATIENCE).success());
