@@ -204,7 +204,8 @@ fn unsafe_code_stays_where_it_is_explained() {
 
 #[test]
 fn files_stay_short() {
-    for (path, text) in sources() {
+    let ships = |path: &Path| !path.with_extension("").iter().any(|part| part == "tests");
+    for (path, text) in sources().into_iter().filter(|(path, _)| ships(path)) {
         let shipped = before_tests(&text).lines().count();
         assert!(
             shipped <= MAX_PRODUCTION_LINES,
