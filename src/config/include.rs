@@ -63,15 +63,15 @@ impl<'s> Gathering<'s> {
             Ok(root) => root,
             Err(error) => {
                 let wrong = Wrong {
+                    help: syntax_help(&text, &error),
                     message: error.message,
-                    help: None,
                 };
                 self.sources.error_at(path, error.line, error.column, wrong);
                 return;
             }
         };
         for (at, wrong) in env::substitute(&mut root, &self.sources.outside.environment) {
-            self.sources.error(at, wrong);
+            self.sources.spoil(at, wrong);
         }
         let patterns = patterns(&root);
         self.roots.push(root);
@@ -186,6 +186,14 @@ impl<'s> Gathering<'s> {
         found.sort();
         Ok(found)
     }
+}
+
+/// What the YAML crate's words for the most common slip mean.
+fn syntax_help(text: &str, error: &file::SyntaxError) -> Option<String> {
+    let line = text.lines().nth(error.line.checked_sub(1)?)?;
+    let indent = &line[..line.len() - line.trim_start().len()];
+    let help = "indent with spaces: YAML does not allow tabs";
+    indent.contains('\t').then(|| help.to_owned())
 }
 
 /// The values of `include:`, which is a text or a list of texts. Other kinds are reported by

@@ -46,7 +46,7 @@ impl<'n> Reader<'n> {
         let entries = node.map().unwrap_or_else(|mut wrong| {
             let names = section.keys.iter().map(|key| key.name);
             wrong.help = Some(format!("{} has keys: {}", section.what, join(names)));
-            sources.error(node.at, wrong);
+            sources.spoil(node.at, wrong);
             &[]
         });
         report_double(sources, entries, "key");
@@ -168,13 +168,23 @@ impl<'n> Reader<'n> {
             .unwrap_or_else(|| unreachable!("{name} is in the table"))
     }
 
-    /// Reports a required key that is not there.
+    /// Reports a required key that is not there, unless a misspelt one is reported in its place.
     pub fn require(&self, sources: &mut Sources, name: &'static str) {
-        if self.entry(name).is_none() {
-            let meaning = self.key(name).meaning;
-            let message = format!("{} needs the key `{name}`", self.section.what);
-            sources.error(self.at, Wrong::new(message, meaning));
+        let names = || self.section.keys.iter().map(|key| key.name);
+        let misspelt = |entry: &Entry| {
+            self.section.key(&entry.key).is_none()
+                && values::nearest(&entry.key, names()) == Some(name)
+        };
+        if self.entry(name).is_some() || self.entries.iter().any(misspelt) {
+            return;
         }
+        let key = self.key(name);
+        let help = match key.kind {
+            Kind::Count(min, max) if min == max => format!("write `{name}: {min}`"),
+            _ => key.meaning.to_owned(),
+        };
+        let message = format!("{} needs the key `{name}`", self.section.what);
+        sources.error(self.at, Wrong::new(message, help));
     }
 
     /// Records a value that was worked out from others.
@@ -373,6 +383,10 @@ pub(super) fn report_double(sources: &mut Sources, entries: &[Entry], what: &str
 }
 
 fn unknown_key(section: &Section, name: &str) -> Wrong {
+    if name == "<<" {
+        let message = "merge keys (`<<`) are not supported";
+        return Wrong::new(message, "repeat the keys, or alias a whole value (`*name`)");
+    }
     if let Some((_, instead)) = section.later.iter().find(|(later, _)| *later == name) {
         let message = format!("the key `{name}` is not supported by this version");
         return Wrong::new(message, *instead);

@@ -1,5 +1,6 @@
 //! The files of one load, and the problems found in them.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -32,6 +33,8 @@ pub(super) struct Sources {
     pub outside: Outside,
     texts: Vec<(PathBuf, String)>,
     problems: Vec<Problem>,
+    /// Nodes whose real value is unknown, so that more problems with them mean nothing.
+    spoiled: HashSet<At>,
     /// Everything to watch.
     pub named: Vec<PathBuf>,
 }
@@ -54,6 +57,7 @@ impl Sources {
             outside,
             texts: Vec::new(),
             problems: Vec::new(),
+            spoiled: HashSet::new(),
             named: Vec::new(),
         }
     }
@@ -70,7 +74,16 @@ impl Sources {
     }
 
     pub fn error(&mut self, at: At, wrong: Wrong) {
+        if self.spoiled.contains(&at) {
+            return;
+        }
         self.push(Severity::Error, Spot::Node(at), wrong, None);
+    }
+
+    /// An error after which nothing else about this node is worth saying.
+    pub fn spoil(&mut self, at: At, wrong: Wrong) {
+        self.error(at, wrong);
+        self.spoiled.insert(at);
     }
 
     pub fn warn(&mut self, at: At, wrong: Wrong) {

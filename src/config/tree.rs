@@ -4,7 +4,7 @@ use crate::config::values::Wrong;
 
 /// A node of one file. Lines and columns are looked up only for problems, see
 /// [`file::locate`](crate::config::file::locate).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct At {
     /// Index into the files of this load.
     pub file: usize,

@@ -92,8 +92,8 @@ fn resolve(sources: &mut Sources, roots: &[Node]) -> Option<(Config, Json)> {
     read_include(sources, &mut root);
     let process = process::read(sources, &mut root);
     let all = || std::iter::once(&root).chain(&readers);
-    let cluster_entries = named(sources, all(), "clusters", "a cluster");
-    let listener_entries = named(sources, all(), "listeners", "a listener");
+    let cluster_entries = named(sources, all(), "clusters", "cluster");
+    let listener_entries = named(sources, all(), "listeners", "listener");
     if main.map().is_ok() {
         for (name, empty) in [
             ("clusters", cluster_entries.is_empty()),
@@ -210,11 +210,11 @@ fn named<'n: 'r, 'r>(
         };
         if entries.is_empty() {
             let message = format!("`{key}` is empty");
-            sources.error(node.at, Wrong::new(message, format!("add {what}")));
+            sources.error(node.at, Wrong::new(message, format!("add a {what}")));
         }
         for entry in entries {
             if let Some(first) = first_at.insert(entry.key.as_str(), entry.key_at) {
-                let message = format!("{what} `{}` stands twice", entry.key);
+                let message = format!("the {what} `{}` stands twice", entry.key);
                 let wrong = Wrong::new(message, "rename or remove one");
                 sources.conflict(entry.key_at, wrong, "the other one is here", first);
                 continue;

@@ -32,7 +32,7 @@ pub(super) fn check(
     for listener in listeners {
         for (name, at) in &listener.value.names {
             used.insert(&**name);
-            if !declared.contains(&**name) {
+            if !declared.contains(&**name) && !declared.is_empty() {
                 let names = entries.iter().map(|entry| entry.key.as_str());
                 let help = values::suggestion(name, names);
                 let message = format!("there is no cluster `{name}`");
