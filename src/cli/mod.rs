@@ -2,8 +2,10 @@
 
 mod admin_client;
 mod admin_state;
+mod check;
 mod proxy;
 mod run;
+mod schema;
 mod status;
 
 use std::process::ExitCode;
@@ -27,6 +29,10 @@ enum Command {
     Run(run::Args),
     /// Run without a file: one listener, some backends
     Proxy(proxy::Args),
+    /// Check a configuration file and show every problem in it
+    Check(check::CheckArgs),
+    /// Print the JSON schema of the configuration file
+    Schema(schema::SchemaArgs),
     /// Show every backend of a running Evergate
     Status(status::StatusArgs),
     /// Send no new sessions to a backend; the old ones may finish
@@ -42,6 +48,8 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Proxy(args) => proxy::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Status(args) => exit_code(status::run(&args)),
         Command::Drain(args) => exit_code(admin_state::run(&args, AdminState::Drain)),
         Command::Maintenance(args) => exit_code(admin_state::run(&args, AdminState::Maintenance)),

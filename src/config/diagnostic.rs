@@ -61,6 +61,14 @@ impl Place {
     }
 }
 
+impl Diagnostics {
+    /// How many of them are errors.
+    pub fn errors(&self) -> usize {
+        let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
+        self.0.iter().filter(is_error).count()
+    }
+}
+
 impl fmt::Display for Diagnostics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, diagnostic) in self.0.iter().enumerate() {

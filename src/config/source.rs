@@ -99,10 +99,15 @@ impl Sources {
         });
     }
 
+    pub fn has_errors(&self) -> bool {
+        let mut severities = self.problems.iter().map(|problem| problem.severity);
+        severities.any(|severity| severity == Severity::Error)
+    }
+
     /// The warnings of a load without errors, else everything.
     pub fn finish(mut self) -> Result<Vec<Diagnostic>, Diagnostics> {
+        let failed = self.has_errors();
         let problems = std::mem::take(&mut self.problems);
-        let failed = problems.iter().any(|p| p.severity == Severity::Error);
         let left_out = problems.len().saturating_sub(MAX_SHOWN_PROBLEMS);
         let mut shown: Vec<Diagnostic> = problems
             .into_iter()
@@ -207,16 +212,30 @@ fn secret_key_end(line: &str) -> Option<usize> {
         .min()
 }
 
+/// Reads a small regular file as text. Never waits: a FIFO or a device is refused.
+pub(super) fn read_text(path: &Path, max_bytes: u64) -> Result<(String, File), Wrong> {
+    let (bytes, opened) = read_bytes(path, max_bytes)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let message = format!("{} is not UTF-8 text (line {line})", path.display());
+        Wrong {
+            message,
+            help: None,
+        }
+    })?;
+    Ok((text, opened))
+}
+
 /// Reads a small regular file. Never waits: a FIFO or a device is refused.
-pub(super) fn read_bounded(path: &Path, max_bytes: u64) -> Result<(String, File), Wrong> {
-    let failed = |error: std::io::Error| Wrong {
-        message: format!("cannot read {}: {}", path.display(), reason(&error)),
+pub(super) fn read_bytes(path: &Path, max_bytes: u64) -> Result<(Vec<u8>, File), Wrong> {
+    let shown = path.display();
+    let wrong = |message: String| Wrong {
+        message,
         help: None,
     };
-    let not_a_file = || Wrong {
-        message: format!("{} is not a regular file", path.display()),
-        help: None,
-    };
+    let failed = |error: std::io::Error| wrong(format!("cannot read {shown}: {}", reason(&error)));
+    let not_a_file = || wrong(format!("{shown} is not a regular file"));
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(not_a_file());
     }
@@ -231,25 +250,12 @@ pub(super) fn read_bounded(path: &Path, max_bytes: u64) -> Result<(String, File)
         return Err(not_a_file());
     }
     let mut bytes = Vec::new();
-    (&opened)
-        .take(max_bytes + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    let mut bounded = (&opened).take(max_bytes + 1);
+    bounded.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > max_bytes {
-        return Err(Wrong {
-            message: format!("{} is larger than {max_bytes} bytes", path.display()),
-            help: None,
-        });
+        return Err(wrong(format!("{shown} is larger than {max_bytes} bytes")));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Wrong {
-            message: format!("{} is not UTF-8 text (line {line})", path.display()),
-            help: None,
-        }
-    })?;
-    Ok((text, opened))
+    Ok((bytes, opened))
 }
 
 /// Whether anyone on the machine may read a file.

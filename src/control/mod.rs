@@ -6,6 +6,8 @@
 mod backend;
 mod core;
 mod discovery;
+#[cfg(test)]
+mod fixtures;
 mod health;
 mod plane;
 mod probe;
@@ -117,3 +119,6 @@ impl ControlHandle {
         answer.await.map_err(|_| CommandError::Stopped)?
     }
 }
+
+#[cfg(test)]
+mod tests;

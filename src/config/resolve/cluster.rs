@@ -41,14 +41,14 @@ pub(super) fn read(
     name: Name,
     cluster: &mut Reader<'_>,
     drain_timeout: Duration,
-) -> Option<ClusterConfig> {
+) -> ClusterConfig {
     cluster.choice(sources, "protocol");
     let tls = read_tls(sources, cluster);
     let backends = read_backends(sources, cluster);
     let has_tls = cluster.entry("tls").is_some();
     let health_check = check::read(sources, cluster, has_tls);
     let send_proxy_protocol = cluster.choice(sources, "send_proxy_protocol") == "v2";
-    Some(ClusterConfig {
+    ClusterConfig {
         name,
         protocol: Protocol::Tcp,
         backends,
@@ -58,7 +58,7 @@ pub(super) fn read(
         connect: read_connect(sources, cluster),
         tls,
         send_proxy_protocol,
-    })
+    }
 }
 
 fn read_backends(sources: &mut Sources, cluster: &mut Reader<'_>) -> Vec<BackendConfig> {

@@ -1,6 +1,7 @@
 //! One listener.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
@@ -30,7 +31,7 @@ pub(super) struct Read {
     pub names: Vec<(Name, At)>,
 }
 
-pub(super) fn read(sources: &mut Sources, name: Name, listener: &mut Reader<'_>) -> Option<Read> {
+pub(super) fn read(sources: &mut Sources, name: Name, listener: &mut Reader<'_>) -> Read {
     let show = |bind: &SocketAddr| bind.to_string().into();
     let bind = listener.read(sources, "bind", values::socket_address, show);
     let bind_at = listener.place("bind");
@@ -67,7 +68,8 @@ pub(super) fn read(sources: &mut Sources, name: Name, listener: &mut Reader<'_>)
     let backlog = listener.count(sources, "backlog").map_or(0, narrow);
     let config = ListenerConfig {
         name,
-        bind: bind?,
+        // Port 0 collides with nothing; where it stands in for a wrong value, the load has failed.
+        bind: bind.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
         cluster,
         routes,
         tls,
@@ -80,11 +82,11 @@ pub(super) fn read(sources: &mut Sources, name: Name, listener: &mut Reader<'_>)
         keepalive,
         backlog,
     };
-    Some(Read {
+    Read {
         config,
         bind_at,
         names,
-    })
+    }
 }
 
 fn read_routes(

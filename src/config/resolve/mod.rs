@@ -252,7 +252,7 @@ fn each<T>(
     sources: &mut Sources,
     entries: &[&Entry],
     key: &'static str,
-    read: impl Fn(&mut Sources, Name, &mut Reader<'_>) -> Option<T>,
+    read: impl Fn(&mut Sources, Name, &mut Reader<'_>) -> T,
 ) -> (Vec<Placed<T>>, Json, Vec<String>) {
     let section = reader::named_section(key);
     let mut found = Vec::new();
@@ -265,10 +265,8 @@ fn each<T>(
         let (shown, mut unwritten) = reader.finish();
         effective.insert(entry.key.clone(), shown);
         defaults.append(&mut unwritten);
-        found.extend(value.map(|value| Placed {
-            value,
-            at: entry.key_at,
-        }));
+        let at = entry.key_at;
+        found.push(Placed { value, at });
     }
     (found, Json::Object(effective), defaults)
 }

@@ -124,7 +124,7 @@ fn read_token(sources: &mut Sources, at: At, path: &Path) -> Option<Secret> {
         return None;
     }
     let shown = path.display();
-    let (text, opened) = match source::read_bounded(path, MAX_TOKEN_BYTES) {
+    let (text, opened) = match source::read_text(path, MAX_TOKEN_BYTES) {
         Ok(read) => read,
         Err(wrong) => {
             sources.error(at, wrong);

@@ -43,6 +43,10 @@ pub(super) fn check(
             }
         }
     }
+    if sources.has_errors() {
+        // A mistyped name is reported already; that the right one is unused follows from it.
+        return;
+    }
     for cluster in clusters {
         if !used.contains(&*cluster.value.name) {
             let message = format!("no listener uses the cluster `{}`", cluster.value.name);
