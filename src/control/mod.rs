@@ -4,6 +4,7 @@
 //! a failed health check.
 
 mod backend;
+mod cluster_state;
 mod core;
 mod discovery;
 #[cfg(test)]

@@ -226,8 +226,11 @@ impl Plane {
         self.core
             .apply(&desired.config, &desired.tls.connectors, now);
         self.discovery.apply(&desired.config, now.instant);
-        for (name, address) in self.discovery.addresses() {
-            self.core.resolved(name, Some(address), now);
+        // New backends behind a name that is known already.
+        for name in self.core.unresolved() {
+            if let Some(address) = self.discovery.address(&name) {
+                self.core.resolved(&name, Some(address), now);
+            }
         }
         self.publisher.apply(desired);
         self.publish();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::cluster::Name;
 use crate::config::Config;
 use crate::control::Desired;
-use crate::control::core::ClusterState;
+use crate::control::cluster_state::ClusterState;
 use crate::control::core::Core;
 use crate::routing::ClusterTable;
 use crate::routing::ListenerEntry;

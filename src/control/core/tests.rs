@@ -5,12 +5,14 @@ use crate::cluster::Health;
 use crate::cluster::takes_new_sessions;
 use crate::config::BackendConfig;
 use crate::config::OnDead;
+use crate::config::Panic;
 use crate::control::fixtures::DRAIN;
 use crate::control::fixtures::SECOND;
 use crate::control::fixtures::backend;
 use crate::control::fixtures::cluster;
 use crate::control::fixtures::config;
 use crate::control::fixtures::nz;
+use crate::routing::BackendEntry;
 use crate::routing::ConnectionGuard;
 use crate::routing::Fate;
 
