@@ -111,7 +111,7 @@ pub fn check_change(door: Door, token: Option<&Token>, headers: &HeaderMap) -> R
     let Some(token) = token else {
         return Err(Refusal {
             status: StatusCode::FORBIDDEN,
-            reason: "changes over TCP need admin.token in the configuration; without it, use the Unix socket (admin.socket)",
+            reason: "changes over TCP need admin.token_file in the configuration; without it, use the Unix socket (admin.socket)",
         });
     };
     match bearer(headers) {

@@ -118,7 +118,7 @@ fn token(secret: &Secret) -> io::Result<Token> {
     Token::new(secret.expose()).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("admin.token must have 1 to {MAX_TOKEN_BYTES} bytes"),
+            format!("the token in admin.token_file must have 1 to {MAX_TOKEN_BYTES} bytes"),
         )
     })
 }

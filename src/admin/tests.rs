@@ -1,11 +1,22 @@
 //! The API over real sockets, with a control plane that only remembers.
 
 use super::*;
+use crate::cluster::BackendId;
+use crate::cluster::Cause;
+use crate::cluster::Health;
 use crate::config::AdminConfig;
 use crate::config::Secret;
+use crate::routing::BackendEntry;
+use crate::routing::BackendHandle;
+use crate::routing::ClusterHandle;
+use crate::routing::ClusterTable;
+use crate::routing::ListenerEntry;
+use crate::routing::ListenerHandle;
+use crate::routing::RoutingTable;
 use crate::shutdown::Stage;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Instant;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -303,6 +314,77 @@ async fn readiness_follows_the_stage() {
         assert_eq!(overview["ready"], false);
     }
     assert_eq!(status(&api.get("/healthz").await), 200);
+}
+
+#[tokio::test]
+async fn a_backend_shows_in_status_metrics_and_readiness() {
+    let table = SharedTable::default();
+    table.publish(table_with_one_backend());
+    let stage = SharedStage::default();
+    stage.set(Stage::Serving);
+    let mut sources = sources(&stage, &Arc::default());
+    sources.table = table;
+    let sources = Arc::new(sources);
+    let get = async |path: &str| {
+        let request = hyper::Request::get(path).body(String::new()).unwrap();
+        let answer = answer::answer(request, access::Door::Unix, None, &sources).await;
+        let (head, body) = answer.into_parts();
+        let body = http_body_util::BodyExt::collect(body).await.unwrap();
+        let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+        (head.status.as_u16(), text)
+    };
+    assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
+    let (_, status) = get("/api/v1/status").await;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["ready"], true);
+    let backend = &status["clusters"][0]["backends"][0];
+    assert_eq!(backend["name"], "pg1");
+    assert_eq!(backend["health"], "up");
+    assert_eq!(backend["cause"], "check_passed");
+    let (_, metrics) = get("/metrics").await;
+    for sample in [
+        "evergate_backend_up{cluster=\"orders\",backend=\"pg1\"} 1\n",
+        "evergate_backend_admin_state{cluster=\"orders\",backend=\"pg1\",state=\"drain\"} 0\n",
+        "evergate_listener_connections_active{listener=\"front\"} 0\n",
+        "evergate_cluster_headroom_backends{cluster=\"orders\"} 0\n",
+    ] {
+        assert!(metrics.contains(sample), "{sample}{metrics}");
+    }
+}
+
+/// Cluster `orders` with the backend `pg1`, which is up, behind the listener `front`.
+fn table_with_one_backend() -> RoutingTable {
+    let text = "version: 1\nclusters:\n  orders:\n    protocol: tcp\n    backends:\n      \
+        - {address: \"127.0.0.1:5432\", name: pg1}\nlisteners:\n  \
+        front: {bind: \"127.0.0.1:5433\", cluster: orders}\n";
+    let config = crate::config::load_text(std::path::Path::new("test.yaml"), text)
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .config;
+    let cluster = Arc::new(config.clusters[0].clone());
+    let name = crate::cluster::Name::from("orders");
+    let backend = BackendEntry {
+        config: cluster.backends[0].clone(),
+        handle: Arc::new(BackendHandle::new(BackendId(1), name.clone(), "pg1".into())),
+        address: Some(([127, 0, 0, 1], 5432).into()),
+        health: Health::Up,
+        admin: AdminState::Ready,
+        cause: Cause::CheckPassed,
+        since: Instant::now(),
+        since_epoch: 1.0,
+        warming_since: None,
+    };
+    let handle = Arc::new(ClusterHandle::new(name.clone()));
+    let cluster = ClusterTable::new(cluster, handle, vec![backend], None, None);
+    let listener = ListenerEntry {
+        config: config.listeners[0].clone(),
+        handle: Arc::new(ListenerHandle::new("front".into())),
+        tls: None,
+    };
+    RoutingTable {
+        clusters: [(name, Arc::new(cluster))].into(),
+        listeners: [("front".into(), Arc::new(listener))].into(),
+        ..RoutingTable::default()
+    }
 }
 
 #[tokio::test]

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
+
+use tracing::info;
 
 use crate::cluster::AdminState;
 use crate::cluster::Cause;
@@ -85,6 +88,37 @@ pub struct BackendState {
     since: Moment,
     /// What the handle was told last.
     fate: Option<Fate>,
+    log_budget: LogBudget,
+}
+
+/// Changes of one backend's health that are logged per minute. Who sees twenty
+/// knows that it flaps.
+const MAX_CHANGES_LOGGED: u32 = 20;
+const LOG_WINDOW: Duration = Duration::from_secs(60);
+
+/// Keeps a flapping backend from flooding the log.
+#[derive(Debug, Default)]
+struct LogBudget {
+    window_start: Option<Instant>,
+    logged: u32,
+    suppressed: u32,
+}
+
+impl LogBudget {
+    /// How many lines were left out before this one; `None`: leave it out, too.
+    fn admit(&mut self, now: Instant) -> Option<u32> {
+        let within = |start| now.saturating_duration_since(start) < LOG_WINDOW;
+        if !self.window_start.is_some_and(within) {
+            self.window_start = Some(now);
+            self.logged = 0;
+        }
+        if self.logged == MAX_CHANGES_LOGGED {
+            self.suppressed += 1;
+            return None;
+        }
+        self.logged += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }
 
 impl BackendState {
@@ -107,6 +141,7 @@ impl BackendState {
             warming_since: None,
             since: now,
             fate: None,
+            log_budget: LogBudget::default(),
         }
     }
 
@@ -125,8 +160,9 @@ impl BackendState {
         self.address.is_some() && self.admin != AdminState::Maintenance
     }
 
-    /// Notes a change of health.
+    /// Notes a change of health and logs it.
     pub fn changed(&mut self, transition: Transition, now: Moment) {
+        self.log(transition, now.instant);
         self.since = now;
         // Only a return from Down starts slowly: after our own start every
         // backend is new, and nobody could take the load in the meantime.
@@ -199,10 +235,40 @@ impl BackendState {
         }
     }
 
+    fn log(&mut self, transition: Transition, now: Instant) {
+        let Some(suppressed) = self.log_budget.admit(now) else {
+            return;
+        };
+        info!(
+            cluster = %self.handle.cluster,
+            backend = %self.handle.name,
+            from = transition.from.as_str(),
+            to = transition.to.as_str(),
+            cause = %transition.cause,
+            after_seconds = transition.after.as_secs_f64(),
+            suppressed,
+            "health changed"
+        );
+    }
+
     fn tell(&mut self, fate: Fate) {
         if self.fate != Some(fate) {
             self.handle.set_fate(fate);
             self.fate = Some(fate);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flapping_backend_does_not_flood_the_log() {
+        let start = Instant::now();
+        let mut budget = LogBudget::default();
+        let admitted = (0..100).filter(|_| budget.admit(start).is_some()).count();
+        assert_eq!(admitted, 20);
+        assert_eq!(budget.admit(start + LOG_WINDOW), Some(80));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,30 +21,25 @@ use crate::cluster::Name;
 use crate::config::ClusterConfig;
 use crate::config::Config;
 use crate::config::Host;
-use crate::config::Panic;
 use crate::control::CommandError;
 use crate::control::backend::BackendState;
 use crate::control::backend::Flight;
 use crate::control::backend::Identity;
 use crate::control::backend::Moment;
+use crate::control::cluster_state::ClusterState;
+use crate::control::cluster_state::spacing;
 use crate::control::health::Damping;
 use crate::control::health::Rules;
-use crate::control::health::Transition;
 use crate::control::health::is_hard;
 use crate::control::probe::Observation;
 use crate::control::probe::Target;
 use crate::control::schedule::Schedule;
-use crate::routing::BackendEntry;
 use crate::routing::BackendHandle;
 use crate::routing::ClusterHandle;
 use crate::tls::TlsConnector;
 
 /// Up to this many new backends are probed at once; more are spread out.
 const MAX_FIRST_PROBES_AT_ONCE: usize = 64;
-/// Spreading of the first probes and bound on fast probing: 2,000 a second and
-/// cluster cost a fraction of a core.
-const PROBE_SPACING: Duration = Duration::from_micros(500);
-
 /// The state of all clusters and backends.
 #[derive(Debug, Default)]
 pub struct Core {
@@ -56,19 +52,6 @@ pub struct Core {
     next_id: u64,
     next_probe: u64,
     random: fastrand::Rng,
-}
-
-/// One cluster and its backends, in the order of the configuration.
-#[derive(Debug)]
-pub struct ClusterState {
-    pub config: Arc<ClusterConfig>,
-    pub handle: Arc<ClusterHandle>,
-    pub tls: Option<TlsConnector>,
-    backends: Vec<BackendState>,
-    /// A fact that routing reads is newer than the last table.
-    changed: bool,
-    /// Somebody was eligible when this was last looked at.
-    served: bool,
 }
 
 /// One probe to send now.
@@ -113,6 +96,20 @@ impl Core {
                 self.retire(backend, now);
             }
         }
+        for cluster in self.clusters.values_mut() {
+            hurry(cluster, &mut self.schedule, &mut self.random, now.instant);
+        }
+    }
+
+    /// Names that backends still wait for.
+    pub fn unresolved(&self) -> HashSet<Name> {
+        let backends = self.clusters.values().flat_map(|cluster| &cluster.backends);
+        let unresolved = backends.filter(|state| state.address.is_none());
+        let names = unresolved.filter_map(|state| match &state.target.backend.host {
+            Host::Name(name) => Some(Arc::clone(name)),
+            Host::Ip(_) => None,
+        });
+        names.collect()
     }
 
     fn apply_cluster(
@@ -305,7 +302,7 @@ impl Core {
         }
         if let Some(transition) = state.tracker.observe(result, damping, now.instant) {
             state.changed(transition, now);
-            log_change(state, transition);
+
             cluster.changed = true;
             self.hurry_when_unserved(id, now.instant);
         }
@@ -336,26 +333,9 @@ impl Core {
         self.schedule.set(id, due.max(now));
     }
 
-    /// The last eligible backend is gone: ask all of them, fast.
     fn hurry_when_unserved(&mut self, id: BackendId, now: Instant) {
-        let Some((cluster, _)) = locate(&self.places, &mut self.clusters, id) else {
-            return;
-        };
-        let served = cluster.is_served();
-        let lost = std::mem::replace(&mut cluster.served, served) && !served;
-        if !lost {
-            return;
-        }
-        let fast = cluster.fast_interval();
-        for state in &cluster.backends {
-            // Before its first verdict the first probe is on its way.
-            let (Some(started), None, true) =
-                (state.last_started, state.flight, state.is_checked())
-            else {
-                continue;
-            };
-            let due = started + fast.mul_f64(0.9 + 0.2 * self.random.f64());
-            self.schedule.pull(state.handle.id, due.max(now));
+        if let Some((cluster, _)) = locate(&self.places, &mut self.clusters, id) {
+            hurry(cluster, &mut self.schedule, &mut self.random, now);
         }
     }
 
@@ -398,7 +378,6 @@ impl Core {
                     // Nobody has spoken to the new address yet.
                     if let Some(transition) = state.tracker.reset(Cause::Started, now.instant) {
                         state.changed(transition, now);
-                        log_change(state, transition);
                     }
                     affected.push((state.handle.id, true));
                 } else if address.is_none() {
@@ -451,7 +430,6 @@ impl Core {
             let transition = found.tracker.reset(Cause::AdminCommand, now.instant);
             if let Some(transition) = transition {
                 found.changed(transition, now);
-                log_change(found, transition);
             }
             self.schedule.pull(id, now.instant);
         }
@@ -484,31 +462,27 @@ impl Core {
     }
 }
 
-impl ClusterState {
-    pub fn entries(&self) -> Vec<BackendEntry> {
-        self.backends.iter().map(BackendState::entry).collect()
+/// The last eligible backend is gone: ask all of them, fast.
+fn hurry(
+    cluster: &mut ClusterState,
+    schedule: &mut Schedule<BackendId>,
+    random: &mut fastrand::Rng,
+    now: Instant,
+) {
+    let served = cluster.is_served();
+    let lost = std::mem::replace(&mut cluster.served, served) && !served;
+    if !lost {
+        return;
     }
-
-    fn is_served(&self) -> bool {
-        self.backends.iter().any(BackendState::is_eligible)
-    }
-
-    /// Nobody is eligible, but somebody could be.
-    fn wants_somebody(&self) -> bool {
-        !self.is_served() && self.backends.iter().any(BackendState::is_candidate)
-    }
-
-    fn fast_interval(&self) -> Duration {
-        let check = &self.config.health_check;
-        let fast = check.fast_interval.max(spacing(self.backends.len()));
-        fast.min(check.interval)
-    }
-
-    fn settle_fates(&mut self) {
-        let panicking = self.config.failover.panic == Panic::TryAll && !self.is_served();
-        for state in &mut self.backends {
-            state.settle_fate(panicking);
-        }
+    let fast = cluster.fast_interval();
+    for state in &cluster.backends {
+        // Before its first verdict the first probe is on its way.
+        let (Some(started), None, true) = (state.last_started, state.flight, state.is_checked())
+        else {
+            continue;
+        };
+        let due = started + fast.mul_f64(0.9 + 0.2 * random.f64());
+        schedule.pull(state.handle.id, due.max(now));
     }
 }
 
@@ -520,23 +494,6 @@ fn locate<'a>(
 ) -> Option<(&'a mut ClusterState, usize)> {
     let (name, position) = places.get(&id)?;
     Some((clusters.get_mut(name)?, *position))
-}
-
-/// The time over which the probes of this many backends are spread.
-fn spacing(backends: usize) -> Duration {
-    PROBE_SPACING.saturating_mul(u32::try_from(backends).unwrap_or(u32::MAX))
-}
-
-fn log_change(state: &BackendState, transition: Transition) {
-    info!(
-        cluster = %state.handle.cluster,
-        backend = %state.handle.name,
-        from = transition.from.as_str(),
-        to = transition.to.as_str(),
-        cause = %transition.cause,
-        after_seconds = transition.after.as_secs_f64(),
-        "health changed"
-    );
 }
 
 fn unknown(what: &str, name: &str, known: &[Name]) -> CommandError {

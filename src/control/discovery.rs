@@ -64,10 +64,9 @@ impl Discovery {
         }
     }
 
-    /// The last good addresses, for backends that have just been added.
-    pub fn addresses(&self) -> impl Iterator<Item = (&Name, IpAddr)> {
-        let names = self.names.iter();
-        names.filter_map(|(name, resolution)| Some((name, resolution.address?)))
+    /// The last good address of a name.
+    pub fn address(&self, name: &Name) -> Option<IpAddr> {
+        self.names.get(name)?.address
     }
 
     pub fn next_due(&mut self) -> Option<Instant> {

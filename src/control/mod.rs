@@ -4,8 +4,11 @@
 //! a failed health check.
 
 mod backend;
+mod cluster_state;
 mod core;
 mod discovery;
+#[cfg(test)]
+mod fixtures;
 mod health;
 mod plane;
 mod probe;
@@ -117,3 +120,6 @@ impl ControlHandle {
         answer.await.map_err(|_| CommandError::Stopped)?
     }
 }
+
+#[cfg(test)]
+mod tests;

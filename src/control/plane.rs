@@ -92,6 +92,7 @@ pub struct Plane {
     answer: mpsc::Sender<Event>,
     tasks: JoinSet<()>,
     probes: Arc<Semaphore>,
+    commands_running: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
     /// Not before this is the next table published, except on command.
     publish_not_before: Instant,
@@ -118,6 +119,7 @@ impl Plane {
             answer,
             tasks: JoinSet::new(),
             probes: Arc::new(Semaphore::new(MAX_PROBES)),
+            commands_running: Arc::new(Semaphore::new(probe::MAX_COMMANDS)),
             lookups: Arc::new(Semaphore::new(discovery::MAX_LOOKUPS)),
             publish_not_before: Instant::now(),
             shortage_logged: None,
@@ -224,8 +226,11 @@ impl Plane {
         self.core
             .apply(&desired.config, &desired.tls.connectors, now);
         self.discovery.apply(&desired.config, now.instant);
-        for (name, address) in self.discovery.addresses() {
-            self.core.resolved(name, Some(address), now);
+        // New backends behind a name that is known already.
+        for name in self.core.unresolved() {
+            if let Some(address) = self.discovery.address(&name) {
+                self.core.resolved(&name, Some(address), now);
+            }
         }
         self.publisher.apply(desired);
         self.publish();
@@ -263,9 +268,10 @@ impl Plane {
                 break;
             };
             let answer = self.answer.clone();
+            let commands = Arc::clone(&self.commands_running);
             self.tasks.spawn_local(async move {
                 let _permit = permit;
-                run_probe(order, answer).await;
+                run_probe(order, &commands, answer).await;
             });
         }
         while let Some(name) = self.discovery.start_due(now) {
@@ -301,8 +307,8 @@ impl Plane {
     }
 }
 
-async fn run_probe(order: Order, answer: mpsc::Sender<Event>) {
-    let (observation, leftover) = probe::probe(&order.target, order.address).await;
+async fn run_probe(order: Order, commands: &Semaphore, answer: mpsc::Sender<Event>) {
+    let (observation, leftover) = probe::probe(&order.target, order.address, commands).await;
     let event = Event::Probed {
         id: order.id,
         number: order.number,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::cluster::Name;
 use crate::config::Config;
 use crate::control::Desired;
-use crate::control::core::ClusterState;
+use crate::control::cluster_state::ClusterState;
 use crate::control::core::Core;
 use crate::routing::ClusterTable;
 use crate::routing::ListenerEntry;
@@ -106,7 +106,9 @@ impl Publisher {
             }
         }
         for removed in old.values() {
-            removed.handle.hold.close();
+            // Nothing will ever come: each is refused as soon as it looks.
+            removed.handle.hold.open(usize::MAX);
+            removed.handle.queue.open(usize::MAX);
         }
     }
 
@@ -128,7 +130,11 @@ fn open_or_close(cluster: &ClusterTable) {
             .handle
             .hold
             .open(RELEASES_PER_BACKEND.saturating_mul(eligible));
+        // There may be new places; each session that gets one lets the next one try.
+        cluster.handle.queue.release_one();
     } else {
         cluster.handle.hold.close();
     }
+    // Closed for a cluster that was removed and is back.
+    cluster.handle.queue.close();
 }

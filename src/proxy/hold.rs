@@ -31,6 +31,7 @@ pub struct Waiting<'a> {
 
 #[derive(Debug)]
 struct Wait {
+    room: Arc<WaitingRoom>,
     ticket: Ticket,
     deadline: Instant,
     /// The ticket was used: the place has to be taken again.
@@ -77,7 +78,18 @@ impl<'a> Waiting<'a> {
         limit: WaitLimit,
     ) -> Result<Turn, WaitError> {
         self.cell.set_phase(Phase::Hold);
+        self.leave_queue();
         wait(&mut self.hold, room, limit, self.client).await
+    }
+
+    /// Whoever leaves the line, served or not, lets the next one try: there may be
+    /// more places than one, or a turn that the leaver did not use.
+    fn leave_queue(&mut self) {
+        if let Some(wait) = self.queue.take() {
+            let room = Arc::clone(&wait.room);
+            drop(wait);
+            room.release_one();
+        }
     }
 
     /// Waits until a backend may have a free place.
@@ -109,6 +121,12 @@ impl<'a> Waiting<'a> {
     }
 }
 
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.leave_queue();
+    }
+}
+
 async fn wait(
     slot: &mut Option<Wait>,
     room: &Arc<WaitingRoom>,
@@ -125,6 +143,7 @@ async fn wait(
                 return Err(WaitError::Full);
             };
             slot.insert(Wait {
+                room: Arc::clone(room),
                 ticket,
                 deadline: Instant::now() + limit.max_wait,
                 used: false,

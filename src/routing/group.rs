@@ -140,6 +140,11 @@ pub(super) fn tiers(
     backends: &[BackendEntry],
     own_zone: Option<&Name>,
 ) -> Vec<Tier> {
+    let mut scales: BTreeMap<Rank, Scale> = BTreeMap::new();
+    for entry in backends.iter().filter(|entry| entry.config.weight > 0) {
+        let scale = scales.entry(rank(entry, own_zone)).or_default();
+        scale.count(entry.config.weight);
+    }
     let mut ranked: BTreeMap<Rank, Vec<usize>> = BTreeMap::new();
     for position in eligible(config, backends) {
         let rank = rank(&backends[position], own_zone);
@@ -147,14 +152,11 @@ pub(super) fn tiers(
     }
     let mut tiers: BTreeMap<u32, Tier> = BTreeMap::new();
     for (rank, positions) in ranked {
-        let same_rank = |entry: &&BackendEntry| self::rank(entry, own_zone) == rank;
-        let configured = backends.iter().filter(same_rank).filter_map(member);
-        let scale = Scale::of(&configured.collect::<Vec<_>>());
-        let group = group(config, backends, positions, scale);
+        let scale = scales.get(&rank).copied().unwrap_or_default();
         let tier = tiers
             .entry(rank.tier)
             .or_insert(Tier { groups: Vec::new() });
-        tier.groups.push(group);
+        tier.groups.push(group(config, backends, positions, scale));
     }
     tiers.into_values().collect()
 }
@@ -194,9 +196,10 @@ fn group(
     positions: Vec<usize>,
     scale: Scale,
 ) -> Group {
-    let members = positions
-        .iter()
-        .filter_map(|position| member(&backends[*position]));
+    let members = positions.iter().map(|position| Member {
+        name: Name::clone(&backends[*position].config.name),
+        weight: backends[*position].config.weight,
+    });
     let balancer = Balancer::new(config.balance.policy, members.collect(), scale);
     let places = positions.into_iter().map(|backend| {
         let entry = &backends[backend];
@@ -211,12 +214,4 @@ fn group(
         balancer,
         places: places.collect(),
     }
-}
-
-/// `None` when its weight is zero.
-fn member(entry: &BackendEntry) -> Option<Member> {
-    (entry.config.weight > 0).then(|| Member {
-        name: Name::clone(&entry.config.name),
-        weight: entry.config.weight,
-    })
 }

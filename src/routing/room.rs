@@ -172,7 +172,8 @@ impl Ticket {
                 turn: sender,
             },
         );
-        self.turn = receiver;
+        // Dropped without the lock: a release nobody took would lock the line again.
+        let _used = std::mem::replace(&mut self.turn, receiver);
         self.room.advance(line);
     }
 }

@@ -109,6 +109,7 @@ impl TlsAcceptor {
             .map_err(printable)
     }
 
+    /// Of the certificates shown to clients, in the configuration's order.
     pub fn expiries(&self) -> &[CertificateExpiry] {
         &self.expiries
     }
@@ -189,6 +190,7 @@ impl TlsConnector {
             .map_err(printable)
     }
 
+    /// Of the certificate shown to the backends, if there is one.
     pub fn expiries(&self) -> &[CertificateExpiry] {
         &self.expiries
     }

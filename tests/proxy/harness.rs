@@ -16,6 +16,7 @@ use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::Behaviour;
 use crate::support::backend::End;
+use crate::support::evergate::Evergate;
 use crate::support::evergate::sum_of;
 use crate::support::http;
 use crate::support::limits::Cgroup;
@@ -349,6 +350,25 @@ fn a_cgroup_limits_what_it_holds() {
         let pid = process.pid().to_string();
         assert_eq!(cgroup.read("cgroup.procs").trim(), pid, "{limit:?}");
     }
+}
+
+#[test]
+fn evergate_starts_serves_reloads_and_ends() {
+    let (a, b, listens) = (Backend::named("a"), Backend::named("b"), free_addr());
+    let file = |backend: &Backend| {
+        let backend = backend.addr();
+        format!(
+            "clusters:\n  c:\n    protocol: tcp\n    backends: [\"{backend}\"]\n\
+             listeners:\n  l: {{bind: \"{listens}\", cluster: c}}\n"
+        )
+    };
+    let mut evergate = Evergate::start(&file(&a));
+    assert_eq!(talk(listens, b""), b"a\n");
+    evergate.reload(&file(&b));
+    wait_until(PATIENCE, "the new backend", || talk(listens, b"") == b"b\n");
+    assert!(!evergate.logs().is_empty(), "{}", evergate.stderr());
+    assert!(evergate.rss_bytes() > 0 && evergate.open_files() > 3);
+    assert!(evergate.stop(PATIENCE).success());
 }
 
 #[test]

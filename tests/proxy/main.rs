@@ -4,6 +4,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
+mod backends;
+mod clients;
+mod commands;
 mod harness;
+mod lifecycle;
+mod network;
+mod observability;
+mod resources;
+mod security;
+mod servers;
+mod storm;
 #[path = "../support/mod.rs"]
 mod support;

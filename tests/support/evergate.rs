@@ -134,7 +134,7 @@ impl Evergate {
     #[track_caller]
     pub fn reload(&self, yaml: &str) {
         let reloads = || {
-            let labels = [("result", "success")];
+            let labels = [("result", "accepted")];
             self.metric("evergate_config_reloads_total", &labels)
         };
         let before = reloads().unwrap_or(0.0);

@@ -6,10 +6,6 @@
 //! deadline, never a pause.
 
 #![allow(
-    clippy::unwrap_used,
-    reason = "in a test a broken environment is a panic, and the helpers are part of the test"
-)]
-#![allow(
     dead_code,
     reason = "a vocabulary for tests: what one of them does not say, the next one does"
 )]

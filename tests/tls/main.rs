@@ -1,5 +1,7 @@
 //! TLS with clients and backends, against certificates made for each test.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
+
 mod pki;
 mod reload;
 

@@ -1,6 +1,9 @@
 //! One probe: ask one backend one question, once, within a deadline.
 
+mod exec;
+mod http;
 mod tcp;
+mod tls;
 
 use std::future::Future;
 use std::io;
@@ -9,16 +12,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::cluster::Cause;
 use crate::config::BackendConfig;
 use crate::config::CheckKind;
 use crate::config::ClusterConfig;
+use crate::tls::BackendTls;
 use crate::tls::TlsConnector;
+
+pub use exec::MAX_COMMANDS;
 
 /// An answer is read up to here; no status page or banner needs more.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -43,47 +52,74 @@ pub struct Observation {
 
 /// A connection whose question is answered and that has to be closed politely.
 #[derive(Debug)]
-pub struct Leftover(Option<TcpStream>);
+pub enum Leftover {
+    Nothing,
+    Tcp(TcpStream),
+    Tls(Box<BackendTls>),
+}
 
-/// Asks. The leftover is closed by [`Leftover::close`], after the observation was passed on.
-pub async fn probe(target: &Target, address: SocketAddr) -> (Observation, Leftover) {
+/// Asks. The leftover is closed by [`Leftover::close`], after the observation was
+/// passed on. `commands` bounds how many commands run at once.
+pub async fn probe(
+    target: &Target,
+    address: SocketAddr,
+    commands: &Semaphore,
+) -> (Observation, Leftover) {
     let started = Instant::now();
-    let deadline = started + target.cluster.health_check.timeout;
+    let timeout = target.cluster.health_check.timeout;
+    let deadline = started + timeout;
     let answer = match &target.cluster.health_check.kind {
         CheckKind::Tcp { send, expect } => {
-            tcp::ask(address, send, expect.as_deref(), deadline).await
+            let asked = tcp::ask(address, send, expect.as_deref(), deadline);
+            asked.await.map(Leftover::Tcp)
         }
-        CheckKind::Tls | CheckKind::Http(_) | CheckKind::Exec { .. } => Err(Cause::IoError),
+        CheckKind::Tls => {
+            let asked = tls::ask(target, address, deadline);
+            asked.await.map(|stream| Leftover::Tls(Box::new(stream)))
+        }
+        CheckKind::Http(check) => {
+            let asked = http::ask(target, check, address, deadline);
+            asked.await.map(|()| Leftover::Nothing)
+        }
+        CheckKind::Exec { command } => {
+            let asked = exec::ask(target, command, address, timeout, commands);
+            asked.await.map(|()| Leftover::Nothing)
+        }
     };
     let observation = Observation {
         result: answer.as_ref().map(|_| ()).map_err(|cause| *cause),
         duration: started.elapsed(),
     };
-    (observation, Leftover(answer.unwrap_or(None)))
+    (observation, answer.unwrap_or(Leftover::Nothing))
 }
 
 impl Leftover {
     /// Closes with FIN, never with RST: a reset is an alarming line in some databases' logs.
     pub async fn close(self) {
-        let Some(mut stream) = self.0 else {
-            return;
-        };
-        let goodbye = async {
-            stream.shutdown().await?;
-            // Unread bytes would turn our close into a reset.
-            let mut rest = [0; 1024];
-            let mut budget_bytes = MAX_ANSWER_BYTES;
-            loop {
-                let count = stream.read(&mut rest).await?;
-                budget_bytes = budget_bytes.saturating_sub(count);
-                if count == 0 || budget_bytes == 0 {
-                    return Ok::<_, io::Error>(());
-                }
-            }
-        };
-        // The question is answered: how the peer takes the goodbye is of no interest.
-        let _ = tokio::time::timeout(LINGER, goodbye).await;
+        match self {
+            Self::Nothing => {}
+            Self::Tcp(stream) => close(stream).await,
+            Self::Tls(stream) => close(*stream).await,
+        }
     }
+}
+
+async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let goodbye = async {
+        stream.shutdown().await?;
+        // Unread bytes would turn our close into a reset.
+        let mut rest = [0; 1024];
+        let mut budget_bytes = MAX_ANSWER_BYTES;
+        loop {
+            let count = stream.read(&mut rest).await?;
+            budget_bytes = budget_bytes.saturating_sub(count);
+            if count == 0 || budget_bytes == 0 {
+                return Ok::<_, io::Error>(());
+            }
+        }
+    };
+    // The question is answered: how the peer takes the goodbye is of no interest.
+    let _ = tokio::time::timeout(LINGER, goodbye).await;
 }
 
 /// Connects by the deadline.
@@ -132,3 +168,10 @@ fn cause_of(error: &io::Error) -> Cause {
         _ => Cause::IoError,
     }
 }
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    needle.is_empty() || haystack.windows(needle.len()).any(|part| part == needle)
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::MAX_ANSWER_BYTES;
 use super::cause_of;
 use super::connect;
+use super::contains;
 use super::within;
 use crate::cluster::Cause;
 
@@ -18,7 +19,7 @@ pub(super) async fn ask(
     send: &[u8],
     expect: Option<&[u8]>,
     deadline: Instant,
-) -> Result<Option<TcpStream>, Cause> {
+) -> Result<TcpStream, Cause> {
     let mut stream = connect(address, deadline).await?;
     within(deadline, Cause::CheckTimeout, async {
         if !send.is_empty() {
@@ -30,7 +31,7 @@ pub(super) async fn ask(
         }
     })
     .await?;
-    Ok(Some(stream))
+    Ok(stream)
 }
 
 /// Reads until the answer contains `expect`, wherever the segments' borders are.
@@ -59,8 +60,4 @@ async fn read_until(stream: &mut TcpStream, expect: &[u8]) -> Result<(), Cause> 
             });
         }
     }
-}
-
-pub(super) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    needle.is_empty() || haystack.windows(needle.len()).any(|part| part == needle)
 }

@@ -3,7 +3,8 @@
 //! A member that was never measured counts as fast as the fastest known one:
 //! optimistic enough to be tried soon, while its own sessions push it back
 //! like anyone else's, so that a new backend is not stampeded before its first
-//! answer is in.
+//! answer is in. A pick costs O(n) decays, some 30 ns each: in a cluster of
+//! thousands, random two is the cheaper choice.
 
 use std::time::Duration;
 

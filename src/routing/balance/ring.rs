@@ -38,16 +38,20 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn new(members: &[Member], scale: Scale) -> Self {
         let per_weight = points_per_weight(scale);
+        let positions = by_name(members);
         let mut points = Vec::new();
-        // By name, so that the first of two equal places is the same one everywhere.
-        for position in by_name(members) {
-            let member = &members[position as usize];
+        for (rank, position) in positions.iter().enumerate() {
+            let member = &members[*position as usize];
             let hash = hash_member(member, MEMBER_SEED);
             let count = (f64::from(member.weight) * per_weight).round().max(1.0) as u64;
-            points.extend((0..count).map(|number| (mix(hash, spread(number)), position)));
+            points.extend((0..count).map(|number| (mix(hash, spread(number)), rank)));
         }
-        points.sort_by_key(|(place, _)| *place);
-        let (places, owners) = points.into_iter().unzip();
+        // By place, then name, so that the first of two equal places is the same everywhere.
+        points.sort_unstable();
+        let (places, owners) = points
+            .into_iter()
+            .map(|(place, rank)| (place, positions[rank]))
+            .unzip();
         Self { places, owners }
     }
 

@@ -1,0 +1,109 @@
+//! Small configurations for the tests of the control plane.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::cluster::Name;
+use crate::config::BackendConfig;
+use crate::config::BalanceConfig;
+use crate::config::CheckKind;
+use crate::config::ClusterConfig;
+use crate::config::Config;
+use crate::config::ConnectConfig;
+use crate::config::FailoverConfig;
+use crate::config::HealthCheckConfig;
+use crate::config::Host;
+use crate::config::LogConfig;
+use crate::config::LogFormat;
+use crate::config::LogLevel;
+use crate::config::OnDead;
+use crate::config::Panic;
+use crate::config::Policy;
+use crate::config::Protocol;
+use crate::config::WaitLimit;
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const DRAIN: Duration = Duration::from_secs(60);
+
+pub fn nz(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap()
+}
+
+/// `db1` is 10.0.0.1:5432 and so on; a name with a dot is a host name.
+pub fn backend(name: &str) -> BackendConfig {
+    let digit = name.trim_start_matches("db").parse::<u8>();
+    let host = digit.map_or_else(
+        |_| Host::Name(Name::from(name)),
+        |digit| Host::Ip(IpAddr::from([10, 0, 0, digit])),
+    );
+    BackendConfig {
+        name: Name::from(name),
+        host,
+        port: NonZeroU16::new(5432).unwrap(),
+        weight: 100,
+        zone: None,
+        tier: 0,
+        max_connections: None,
+    }
+}
+
+pub fn cluster(name: &str, backends: &[&str]) -> ClusterConfig {
+    let wait = WaitLimit {
+        max_wait: SECOND,
+        max_sessions: 10,
+    };
+    ClusterConfig {
+        name: Name::from(name),
+        protocol: Protocol::Tcp,
+        backends: backends.iter().map(|name| backend(name)).collect(),
+        health_check: HealthCheckConfig {
+            kind: CheckKind::Tcp {
+                send: Vec::new(),
+                expect: None,
+            },
+            interval: SECOND,
+            fast_interval: Duration::from_millis(50),
+            timeout: Duration::from_millis(800),
+            rise: nz(2),
+            fall: nz(3),
+            port: None,
+            max_damping: SECOND * 30,
+        },
+        balance: BalanceConfig {
+            policy: Policy::RoundRobin,
+        },
+        failover: FailoverConfig {
+            hold: wait,
+            queue: wait,
+            on_dead: OnDead::Sever,
+            panic: Panic::Fail,
+            slow_start: Duration::ZERO,
+            drain_timeout: DRAIN,
+        },
+        connect: ConnectConfig {
+            timeout: SECOND,
+            attempts: nz(3),
+        },
+        tls: None,
+        send_proxy_protocol: false,
+    }
+}
+
+pub fn config(clusters: Vec<ClusterConfig>) -> Config {
+    Config {
+        clusters,
+        listeners: Vec::new(),
+        admin: None,
+        log: LogConfig {
+            format: LogFormat::Text,
+            level: LogLevel::Info,
+        },
+        workers: NonZeroUsize::MIN,
+        zone: None,
+        drain_timeout: DRAIN,
+        max_connections: 100,
+    }
+}

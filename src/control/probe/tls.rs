@@ -1,0 +1,37 @@
+//! Connect and finish a TLS handshake with the cluster's settings.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::time::Instant;
+
+use super::Target;
+use super::cause_of;
+use super::connect;
+use super::within;
+use crate::cluster::Cause;
+use crate::tls::BackendTls;
+
+pub(super) async fn ask(
+    target: &Target,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Result<BackendTls, Cause> {
+    let Some(connector) = &target.tls else {
+        return Err(Cause::TlsFailed);
+    };
+    let stream = connect(address, deadline).await?;
+    within(deadline, Cause::CheckTimeout, async {
+        let handshake = connector.connect(&target.backend, address, stream);
+        handshake.await.map_err(|error| handshake_cause(&error))
+    })
+    .await
+}
+
+/// A reset stays a reset; whatever else goes wrong in a handshake is TLS.
+fn handshake_cause(error: &io::Error) -> Cause {
+    match cause_of(error) {
+        cause @ (Cause::Reset | Cause::OutOfResources) => cause,
+        _ => Cause::TlsFailed,
+    }
+}

@@ -1,0 +1,200 @@
+//! The running control plane against real sockets.
+
+use super::*;
+use crate::cluster::Cause;
+use crate::cluster::Health;
+use crate::config::Host;
+use crate::control::fixtures::backend;
+use crate::control::fixtures::cluster;
+use crate::control::fixtures::config;
+use crate::report;
+use crate::routing::Fate;
+use crate::routing::RoutingTable;
+use std::net::IpAddr;
+use std::net::TcpListener;
+use std::num::NonZeroU16;
+use std::time::Duration;
+use std::time::Instant;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Running {
+    control: ControlHandle,
+    reporter: report::Reporter,
+    table: SharedTable,
+}
+
+fn running() -> Running {
+    let table = SharedTable::default();
+    let (reporter, reports) = report::channel();
+    let control = start(table.clone(), reports, Arc::default()).unwrap();
+    Running {
+        control,
+        reporter,
+        table,
+    }
+}
+
+impl Running {
+    async fn apply(&self, config: Config) {
+        let desired = Desired {
+            config: Arc::new(config),
+            tls: TlsMaterial::default(),
+        };
+        self.control.apply(desired).await.unwrap();
+    }
+
+    /// Waits for a table of which this is true.
+    async fn until(&self, what: &str, condition: impl Fn(&RoutingTable) -> bool) {
+        let mut follow = self.table.follow();
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(&self.table.load()) {
+            let changed = tokio::time::timeout_at(deadline.into(), follow.changed()).await;
+            assert!(changed.is_ok(), "never: {what}");
+        }
+    }
+}
+
+fn health(table: &RoutingTable, backend: usize) -> Health {
+    table.clusters["a"].backends[backend].health
+}
+
+/// A cluster of these ports on loopback.
+fn on_loopback(ports: &[u16]) -> Config {
+    let mut cluster = cluster("a", &["db1"]);
+    cluster.backends = ports
+        .iter()
+        .map(|port| {
+            let mut backend = backend("db1");
+            backend.name = format!("db{port}").into();
+            backend.host = Host::Ip(IpAddr::from([127, 0, 0, 1]));
+            backend.port = NonZeroU16::new(*port).unwrap();
+            backend
+        })
+        .collect();
+    config(vec![cluster])
+}
+
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[tokio::test]
+async fn a_backend_that_dies_and_returns_is_followed() {
+    let (_first, first) = listener();
+    let (second, second_port) = listener();
+    let running = running();
+    running.apply(on_loopback(&[first, second_port])).await;
+    running
+        .until("both up", |table| {
+            health(table, 0) == Health::Up && health(table, 1) == Health::Up
+        })
+        .await;
+
+    drop(second);
+    let handle = Arc::clone(&running.table.load().clusters["a"].backends[1].handle);
+    running.reporter.send(Report {
+        backend: handle.id,
+        cause: Cause::ConnectRefused,
+    });
+    running
+        .until("down", |table| health(table, 1) == Health::Down)
+        .await;
+    let cause = Cause::BackendDead;
+    assert_eq!(handle.fate(), Fate::Sever { cause });
+
+    let _second = TcpListener::bind(("127.0.0.1", second_port)).unwrap();
+    running
+        .until("up again", |table| health(table, 1) == Health::Up)
+        .await;
+    assert_eq!(handle.fate(), Fate::Serve);
+    let (passed, failed) = handle.checks();
+    assert!(passed >= 2 && failed >= 1, "{passed} {failed}");
+}
+
+#[tokio::test]
+async fn a_name_is_resolved_and_then_probed() {
+    let (_listener, port) = listener();
+    let running = running();
+    let mut config = on_loopback(&[port]);
+    config.clusters[0].backends[0].host = Host::Name("localhost".into());
+    running.apply(config).await;
+    running
+        .until("up", |table| health(table, 0) == Health::Up)
+        .await;
+    let address = running.table.load().clusters["a"].backends[0].address;
+    assert_eq!(address, Some(([127, 0, 0, 1], port).into()));
+}
+
+#[tokio::test]
+async fn an_unresolvable_name_neither_stops_the_start_nor_the_other_backends() {
+    let (_listener, port) = listener();
+    let running = running();
+    let mut config = on_loopback(&[port, 1]);
+    config.clusters[0].backends[1].host = Host::Name("no-such-host.invalid".into());
+    running.apply(config).await;
+    running
+        .until("one up, one unresolved", |table| {
+            let unresolved = &table.clusters["a"].backends[1];
+            health(table, 0) == Health::Up && unresolved.cause == Cause::Unresolved
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_command_is_in_the_table_when_it_returns() {
+    let (_listener, port) = listener();
+    let running = running();
+    running.apply(on_loopback(&[port])).await;
+    assert_eq!(running.table.load().generation, 1);
+    let name = format!("db{port}");
+    let drained = running
+        .control
+        .set_admin_state("a", &name, AdminState::Drain);
+    drained.await.unwrap();
+    let admin = running.table.load().clusters["a"].backends[0].admin;
+    assert_eq!(admin, AdminState::Drain);
+    let unknown = running
+        .control
+        .set_admin_state("b", &name, AdminState::Drain);
+    assert!(matches!(unknown.await, Err(CommandError::Unknown(_))));
+}
+
+#[tokio::test]
+async fn a_reload_shares_the_tables_of_unchanged_clusters() {
+    let (_listener, port) = listener();
+    let running = running();
+    running.apply(on_loopback(&[port])).await;
+    running
+        .until("up", |table| health(table, 0) == Health::Up)
+        .await;
+    let before = running.table.load_full();
+    let mut more = on_loopback(&[port]);
+    more.clusters.push(cluster("b", &["db1"]));
+    running.apply(more).await;
+    let after = running.table.load_full();
+    assert!(after.generation > before.generation);
+    assert!(Arc::ptr_eq(&before.clusters["a"], &after.clusters["a"]));
+    assert!(after.clusters.contains_key("b"));
+}
+
+#[tokio::test]
+async fn the_thread_ends_when_every_handle_is_dropped() {
+    let (_listener, port) = listener();
+    let running = running();
+    running.apply(on_loopback(&[port])).await;
+    let metrics = {
+        let metrics = Arc::new(Metrics::default());
+        let (_reporter, reports) = report::channel();
+        let control = start(SharedTable::default(), reports, Arc::clone(&metrics)).unwrap();
+        drop(control);
+        metrics
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while Arc::strong_count(&metrics) > 1 {
+        assert!(Instant::now() < deadline, "the thread still holds them");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
