@@ -238,6 +238,44 @@ fn a_file_that_is_too_large_is_refused() {
 }
 
 #[test]
+fn check_exits_with_the_documented_codes() {
+    let check = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_evergate"));
+        command.arg("check").args(arguments).output().unwrap()
+    };
+    let valid = check(&["-c", "examples/configs/minimal.yaml"]);
+    assert_eq!(valid.status.code(), Some(0));
+    let summary = String::from_utf8(valid.stdout).unwrap();
+    assert!(summary.ends_with("valid: 1 listener, 1 cluster, 2 backends\n"));
+
+    let broken = check(&["-c", "tests/config/broken/several.yaml"]);
+    assert_eq!(broken.status.code(), Some(1));
+    let shown = String::from_utf8(broken.stderr).unwrap();
+    let expected = fs::read_to_string("tests/config/broken/several.txt").unwrap();
+    assert!(shown.starts_with(&expected), "{shown}");
+    assert!(shown.ends_with("several.yaml: 8 errors\n"), "{shown}");
+
+    // Valid as text, but the certificates are not there.
+    let unusable = check(&["-c", "examples/configs/tls-terminate.yaml"]);
+    assert_eq!(unusable.status.code(), Some(1));
+    let shown = String::from_utf8(unusable.stderr).unwrap();
+    assert!(shown.contains("certs/orders.pem"), "{shown}");
+
+    assert_eq!(check(&[]).status.code(), Some(2));
+}
+
+#[test]
+fn a_flood_of_problems_is_cut_off_and_says_so() {
+    let mut text = "version: 1\n".to_owned();
+    for number in 0..500 {
+        text.push_str(&format!("unknown{number}: 1\n"));
+    }
+    let problems = config::load_text(Path::new("flood.yaml"), &text).unwrap_err();
+    assert!(problems.0.len() < 150);
+    assert!(problems.to_string().contains("more problems are not shown"));
+}
+
+#[test]
 fn bombs_are_refused_quickly() {
     // Far above what it takes, far below what an expanded bomb would take.
     const ENOUGH: Duration = Duration::from_secs(20);
@@ -426,7 +464,10 @@ fn complete(block: &str) -> String {
     }
     if !has("clusters:") {
         let name = block.split("cluster: ").nth(1).unwrap_or("db");
-        let name = name.split([',', '}', '\n', ' ']).next().unwrap();
+        let name = name
+            .split([',', '}', '\n', ' '])
+            .next()
+            .expect("split gives one part");
         whole.push_str(&format!("clusters: {{{name}: {{backends: ['a:1']}}}}\n"));
     }
     if !has("listeners:") {
@@ -491,9 +532,9 @@ fn yaml_files(directory: &str) -> Vec<PathBuf> {
 }
 
 fn files_of(directory: &str, kind: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(Path::new(directory)).unwrap();
+    let entries = fs::read_dir(directory).expect(directory);
     let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("readable").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == kind))
         .collect();
     files.sort();

@@ -144,21 +144,24 @@ async fn a_new_set_of_files_keeps_what_was_seen_of_the_old() {
 }
 
 fn watched_file() -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("the scratch directory is ours");
     let path = directory.path().join("main.yaml");
-    fs::write(&path, "one").unwrap();
+    fs::write(&path, "one").expect("the scratch directory is ours");
     (directory, path)
 }
 
 /// A new version of a volume: files in a directory of their own, then one rename.
 fn publish(root: &Path, version: u32) {
     let name = format!("..version_{version}");
-    fs::create_dir(root.join(&name)).unwrap();
-    fs::write(root.join(&name).join("main.yaml"), format!("{version}")).unwrap();
-    symlink(&name, root.join("..data_tmp")).unwrap();
-    fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
+    fs::create_dir(root.join(&name)).expect("the scratch directory is ours");
+    fs::write(root.join(&name).join("main.yaml"), format!("{version}"))
+        .expect("the scratch directory is ours");
+    symlink(&name, root.join("..data_tmp")).expect("the scratch directory is ours");
+    fs::rename(root.join("..data_tmp"), root.join("..data"))
+        .expect("the scratch directory is ours");
     if let Some(old) = version.checked_sub(1) {
-        fs::remove_dir_all(root.join(format!("..version_{old}"))).unwrap();
+        fs::remove_dir_all(root.join(format!("..version_{old}")))
+            .expect("the scratch directory is ours");
     }
 }
 

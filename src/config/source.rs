@@ -17,8 +17,10 @@ use crate::config::file;
 use crate::config::tree::At;
 use crate::config::values::Wrong;
 
-/// More problems than a person reads at once; each one costs a second walk through its file.
+/// More problems than a person reads at once.
 const MAX_SHOWN_PROBLEMS: usize = 100;
+/// Each problem costs a second walk through its file; all walks together take about a second.
+const MAX_WALKED_BYTES: usize = 32 * 1024 * 1024;
 
 /// What a load may touch besides the text it was given.
 #[derive(Clone, Copy)]
@@ -120,11 +122,15 @@ impl Sources {
     /// The warnings of a load without errors, else everything.
     pub fn finish(mut self) -> Result<Vec<Diagnostic>, Diagnostics> {
         let failed = self.has_errors();
-        let problems = std::mem::take(&mut self.problems);
-        let left_out = problems.len().saturating_sub(MAX_SHOWN_PROBLEMS);
+        let mut problems = std::mem::take(&mut self.problems);
+        // What is left out must not be the reason why the load failed.
+        problems.sort_by_key(|problem| problem.severity != Severity::Error);
+        let bytes: usize = self.texts.iter().map(|(_, text)| text.len()).sum();
+        let max_shown = (MAX_WALKED_BYTES / bytes.max(1)).clamp(1, MAX_SHOWN_PROBLEMS);
+        let left_out = problems.len().saturating_sub(max_shown);
         let mut shown: Vec<Diagnostic> = problems
             .into_iter()
-            .take(MAX_SHOWN_PROBLEMS)
+            .take(max_shown)
             .map(|problem| self.diagnostic(problem))
             .collect();
         // In the order of the files and lines, which is how people mend them.
@@ -134,10 +140,20 @@ impl Sources {
             (order, diagnostic.place.line, diagnostic.place.column)
         });
         if left_out > 0
-            && let Some(last) = shown.last_mut()
+            && let Some((main, _)) = self.texts.first()
         {
-            let help = last.help.take().unwrap_or_default();
-            last.help = Some(format!("{help} (and {left_out} more problems)"));
+            let severity = if failed {
+                Severity::Error
+            } else {
+                Severity::Warning
+            };
+            shown.push(Diagnostic {
+                severity,
+                message: format!("{left_out} more problems are not shown"),
+                place: Place::file(main.clone()),
+                help: Some("mend the ones above first".to_owned()),
+                related: None,
+            });
         }
         if failed {
             Err(Diagnostics(shown))

@@ -354,3 +354,58 @@ pub(super) fn status_range(node: &Node) -> Result<(u16, u16), Wrong> {
         _ => Err(wrong()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_sums_of_numbers_with_units() {
+        for (text, millis) in [
+            ("800ms", 800),
+            ("1.5s", 1500),
+            ("1h30m", 5_400_000),
+            ("2d", 172_800_000),
+            ("0s", 0),
+        ] {
+            let expected = Some(Duration::from_millis(millis));
+            assert_eq!(parse_duration(text), expected, "{text}");
+        }
+        for text in ["", "5", "s", "1.2.3s", "-1s", "1 s", "1us", "1e9s", "1h30"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_shown_duration_reads_back_as_the_same() {
+        for millis in [0, 1, 999, 1000, 1001, 60_000, 90_000, 3_600_000, 86_400_000] {
+            let duration = Duration::from_millis(millis);
+            assert_eq!(parse_duration(&show_duration(duration)), Some(duration));
+        }
+    }
+
+    #[test]
+    fn near_words_are_suggested_and_far_ones_are_not() {
+        let words = || ["weight", "tier", "zone", "for"].into_iter();
+        assert_eq!(nearest("wieght", words()), Some("weight"));
+        assert_eq!(nearest("WEIGHT", words()), Some("weight"));
+        assert_eq!(nearest("banana", words()), None);
+        assert_eq!(nearest("", words()), None);
+    }
+
+    #[test]
+    fn host_names_are_not_mistyped_addresses() {
+        for name in [
+            "db1",
+            "db-1.internal",
+            "my_service",
+            "a.b.c.",
+            "1password.example",
+        ] {
+            assert!(is_host_name(name), "{name}");
+        }
+        for name in ["", "10.0.0.300", "-a", "a-", "a..b", "a b", "a/b", "1.2"] {
+            assert!(!is_host_name(name), "{name}");
+        }
+    }
+}

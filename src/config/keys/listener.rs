@@ -1,0 +1,203 @@
+//! The keys of a listener.
+
+use crate::config::keys::DAY;
+use crate::config::keys::HOUR;
+use crate::config::keys::Kind;
+use crate::config::keys::MAX_SESSIONS;
+use crate::config::keys::SECOND;
+use crate::config::keys::Section;
+use crate::config::keys::Unwritten::Absent;
+use crate::config::keys::Unwritten::From;
+use crate::config::keys::Unwritten::Is;
+use crate::config::keys::Unwritten::Required;
+use crate::config::keys::key;
+
+pub(in crate::config) static LISTENER: Section = Section {
+    what: "a listener",
+    keys: &[
+        key("bind", Kind::Bind, Required, "Address and port."),
+        key(
+            "cluster",
+            Kind::Name,
+            From("with routes: refused"),
+            "Where sessions go that no route takes.",
+        ),
+        key(
+            "routes",
+            Kind::List(&Kind::Section(&ROUTE)),
+            Absent,
+            "Clusters by requested server name (SNI); the first match wins.",
+        ),
+        key(
+            "tls",
+            Kind::Section(&LISTENER_TLS),
+            Absent,
+            "Ends the clients' TLS here; without it TLS passes through.",
+        ),
+        key(
+            "allow",
+            Kind::List(&Kind::Network),
+            From("everyone"),
+            "Only clients from these networks.",
+        ),
+        key(
+            "deny",
+            Kind::List(&Kind::Network),
+            From("nobody"),
+            "No clients from these networks; wins over `allow`.",
+        ),
+        key(
+            "proxy_protocol",
+            Kind::Choice(&["none", "accept"]),
+            Is("none"),
+            "`accept`: a PROXY header must come first and tells the client's address.",
+        ),
+        key(
+            "proxy_protocol_from",
+            Kind::List(&Kind::Network),
+            Absent,
+            "Who may send a PROXY header; required with `accept`.",
+        ),
+        key(
+            "max_connections",
+            Kind::Count(1, MAX_SESSIONS),
+            Is("10000"),
+            "Clients at once.",
+        ),
+        key(
+            "idle_timeout",
+            Kind::Duration(0, 365 * DAY),
+            Is("1h"),
+            "A session without a byte for this long ends; `0s` = never.",
+        ),
+        key(
+            "handshake_timeout",
+            Kind::Duration(1, HOUR),
+            Is("5s"),
+            "PROXY header, ClientHello and TLS handshake together.",
+        ),
+        key(
+            "keepalive",
+            Kind::Section(&KEEPALIVE),
+            From("60s, 10s, 3"),
+            "TCP keepalive on both sides of a session.",
+        ),
+        key(
+            "user_timeout",
+            Kind::Duration(0, DAY),
+            Is("30s"),
+            "Sent bytes may stay unacknowledged this long; `0s` = the kernel's default.",
+        ),
+        key(
+            "backlog",
+            Kind::Count(1, 65535),
+            Is("4096"),
+            "Connections the kernel queues until they are accepted.",
+        ),
+    ],
+    later: &[
+        (
+            "role",
+            "this version routes to every healthy backend; remove the key",
+        ),
+        (
+            "max_lag",
+            "replication lag is not measured yet; remove the key",
+        ),
+        (
+            "fallback",
+            "roles are not followed yet; use `tier` on the backends",
+        ),
+    ],
+};
+
+pub(in crate::config) static ROUTE: Section = Section {
+    what: "a route",
+    keys: &[
+        key(
+            "sni",
+            Kind::ServerName,
+            Required,
+            "Server name; `*.example.com` matches exactly one more label.",
+        ),
+        key("cluster", Kind::Name, Required, "Where it goes."),
+    ],
+    later: &[],
+};
+
+pub(in crate::config) static LISTENER_TLS: Section = Section {
+    what: "a listener's tls",
+    keys: &[
+        key(
+            "cert_file",
+            Kind::Path,
+            Absent,
+            "Certificate chain in PEM; with `key_file`.",
+        ),
+        key("key_file", Kind::Path, Absent, "Key of `cert_file` in PEM."),
+        key(
+            "certificates",
+            Kind::List(&Kind::Section(&CERTIFICATE)),
+            Absent,
+            "Several certificates instead; chosen by the names in them, the first is the default.",
+        ),
+        key(
+            "client_ca_file",
+            Kind::Path,
+            From("no client certificates"),
+            "Clients must show a certificate signed by one of these.",
+        ),
+        key(
+            "min_version",
+            Kind::Choice(&["1.2", "1.3"]),
+            Is("1.2"),
+            "Oldest TLS version.",
+        ),
+        key(
+            "alpn",
+            Kind::List(&Kind::Text),
+            From("none"),
+            "Protocols accepted, best first.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(in crate::config) static CERTIFICATE: Section = Section {
+    what: "a certificate",
+    keys: &[
+        key(
+            "cert_file",
+            Kind::Path,
+            Required,
+            "Certificate chain in PEM.",
+        ),
+        key("key_file", Kind::Path, Required, "Its key in PEM."),
+    ],
+    later: &[],
+};
+
+pub(in crate::config) static KEEPALIVE: Section = Section {
+    what: "keepalive",
+    keys: &[
+        key(
+            "idle",
+            Kind::Duration(SECOND, 9 * HOUR),
+            Is("60s"),
+            "Silence before the first probe; whole seconds.",
+        ),
+        key(
+            "interval",
+            Kind::Duration(SECOND, 9 * HOUR),
+            Is("10s"),
+            "Time between probes; whole seconds.",
+        ),
+        key(
+            "probes",
+            Kind::Count(1, 127),
+            Is("3"),
+            "Unanswered probes that end the session.",
+        ),
+    ],
+    later: &[],
+};
