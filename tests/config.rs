@@ -176,6 +176,21 @@ fn a_token_is_read_and_never_shown() {
 }
 
 #[test]
+fn a_key_that_everyone_may_read_is_a_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("proxy.key");
+    fs::write(&key, "").unwrap();
+    let cluster =
+        "clusters: {db: {backends: ['a:1'], tls: {cert_file: c.pem, key_file: proxy.key}}}\n";
+    let path = directory.path().join("main.yaml");
+    fs::write(&path, format!("version: 1\n{cluster}{LISTENER}")).unwrap();
+    for (mode, warnings) in [(0o644, 1), (0o640, 0)] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(config::load(&path).unwrap().warnings.len(), warnings);
+    }
+}
+
+#[test]
 fn a_variable_in_free_text_is_served_as_it_was_written() {
     // Set by cargo for every test.
     let check = "health_check: {send: 'AUTH ${CARGO_PKG_NAME}'}";

@@ -44,7 +44,7 @@ impl<'s> Gathering<'s> {
     pub fn main_file(&mut self, path: &Path) {
         self.sources.named.push(path.to_owned());
         match source::read_text(path, MAX_FILE_BYTES) {
-            Ok((text, _)) => {
+            Ok(text) => {
                 self.seen.insert(canonical(path));
                 self.text(path, text, &[canonical(path)]);
             }
@@ -127,7 +127,7 @@ impl<'s> Gathering<'s> {
                 "put several clusters into one file",
             ));
         }
-        let (text, _) = source::read_text(path, MAX_FILE_BYTES)?;
+        let text = source::read_text(path, MAX_FILE_BYTES)?;
         if self.total_bytes + text.len() > MAX_TOTAL_BYTES {
             return Err(Wrong::new(
                 format!("all files together are larger than {MAX_TOTAL_BYTES} bytes"),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::fs::Metadata;
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -112,6 +113,17 @@ impl Sources {
             wrong,
             related,
         });
+    }
+
+    /// Warns about a secret that anyone on the machine may read. A file that cannot be looked at
+    /// is reported by whoever reads it.
+    pub fn warn_if_exposed(&mut self, at: At, path: &Path) {
+        let exposed = |metadata: Metadata| metadata.permissions().mode() & 0o004 != 0;
+        if self.outside.files && std::fs::metadata(path).is_ok_and(exposed) {
+            let shown = path.display();
+            let message = format!("{shown} holds a secret and everyone may read it");
+            self.warn(at, Wrong::new(message, format!("chmod 600 {shown}")));
+        }
     }
 
     pub fn has_errors(&self) -> bool {
@@ -242,9 +254,9 @@ fn secret_key_end(line: &str) -> Option<usize> {
 }
 
 /// Reads a small regular file as text. Never waits: a FIFO or a device is refused.
-pub(super) fn read_text(path: &Path, max_bytes: u64) -> Result<(String, File), Wrong> {
-    let (bytes, opened) = read_bytes(path, max_bytes)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+pub(super) fn read_text(path: &Path, max_bytes: u64) -> Result<String, Wrong> {
+    let bytes = read_bytes(path, max_bytes)?;
+    String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         let message = format!("{} is not UTF-8 text (line {line})", path.display());
@@ -252,12 +264,11 @@ pub(super) fn read_text(path: &Path, max_bytes: u64) -> Result<(String, File), W
             message,
             help: None,
         }
-    })?;
-    Ok((text, opened))
+    })
 }
 
 /// Reads a small regular file. Never waits: a FIFO or a device is refused.
-pub(super) fn read_bytes(path: &Path, max_bytes: u64) -> Result<(Vec<u8>, File), Wrong> {
+pub(super) fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Wrong> {
     let shown = path.display();
     let wrong = |message: String| Wrong {
         message,
@@ -269,7 +280,7 @@ pub(super) fn read_bytes(path: &Path, max_bytes: u64) -> Result<(Vec<u8>, File),
         return Err(not_a_file());
     }
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = OpenOptions::new()
+    let opened: File = OpenOptions::new()
         .read(true)
         .custom_flags(nonblock)
         .open(path)
@@ -284,14 +295,7 @@ pub(super) fn read_bytes(path: &Path, max_bytes: u64) -> Result<(Vec<u8>, File),
     if bytes.len() as u64 > max_bytes {
         return Err(wrong(format!("{shown} is larger than {max_bytes} bytes")));
     }
-    Ok((bytes, opened))
-}
-
-/// Whether anyone on the machine may read a file.
-pub(super) fn is_world_readable(opened: &File) -> bool {
-    opened
-        .metadata()
-        .is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+    Ok(bytes)
 }
 
 /// An error without the number that means nothing to most people.

@@ -49,6 +49,8 @@ pub struct FileWatcher {
     /// Directories under watch, by what they were when the watch began.
     watched: BTreeMap<PathBuf, (u64, u64)>,
     all_watched: bool,
+    /// A refusal of the kernel is logged once, not at every look.
+    warned: bool,
     /// A notice came and the contents have not been compared since.
     noticed: bool,
 }
@@ -76,6 +78,7 @@ impl FileWatcher {
             seen: BTreeMap::new(),
             watched: BTreeMap::new(),
             all_watched: false,
+            warned: false,
             noticed: false,
         };
         this.set_files(files)?;
@@ -169,7 +172,6 @@ impl FileWatcher {
             }
             keep
         });
-        let was_all_watched = self.all_watched;
         self.all_watched = true;
         for directory in wanted {
             if self.watched.contains_key(&directory) {
@@ -185,7 +187,8 @@ impl FileWatcher {
                 }
                 Err(error) => {
                     self.all_watched = false;
-                    if was_all_watched || self.watched.is_empty() {
+                    if !self.warned {
+                        self.warned = true;
                         let directory = directory.display();
                         tracing::warn!(%directory, %error, "cannot watch; polling instead");
                     }
@@ -268,7 +271,7 @@ fn fingerprint_of(path: &Path) -> u64 {
         return hash.finish();
     }
     match source::read_bytes(path, MAX_FILE_BYTES) {
-        Ok((bytes, _)) => hash.write(&bytes),
+        Ok(bytes) => hash.write(&bytes),
         Err(wrong) => {
             // Not UTF-8, so that no file a load accepts looks the same.
             hash.write(&[0xff]);

@@ -257,6 +257,9 @@ pub(super) fn certificate_pair(
 ) -> Option<CertificatePair> {
     let cert_file = tls.path(sources, "cert_file");
     let key_file = tls.path(sources, "key_file");
+    if let Some(key_file) = &key_file {
+        sources.warn_if_exposed(tls.place("key_file"), key_file);
+    }
     for (there, missing) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
         if let Some(entry) = tls.entry(there)
             && tls.entry(missing).is_none()

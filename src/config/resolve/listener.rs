@@ -164,6 +164,9 @@ fn read_certificates(sources: &mut Sources, tls: &mut Reader<'_>) -> Vec<Certifi
         reader.require(sources, "key_file");
         let cert_file = reader.path(sources, "cert_file");
         let key_file = reader.path(sources, "key_file");
+        if let Some(key_file) = &key_file {
+            sources.warn_if_exposed(reader.place("key_file"), key_file);
+        }
         shown.push(reader.finish().0);
         if let (Some(cert_file), Some(key_file)) = (cert_file, key_file) {
             pairs.push(CertificatePair {

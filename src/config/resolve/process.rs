@@ -124,17 +124,14 @@ fn read_token(sources: &mut Sources, at: At, path: &Path) -> Option<Secret> {
         return None;
     }
     let shown = path.display();
-    let (text, opened) = match source::read_text(path, MAX_TOKEN_BYTES) {
-        Ok(read) => read,
+    let text = match source::read_text(path, MAX_TOKEN_BYTES) {
+        Ok(text) => text,
         Err(wrong) => {
             sources.error(at, wrong);
             return None;
         }
     };
-    if source::is_world_readable(&opened) {
-        let message = format!("{shown} holds a secret and everyone may read it");
-        sources.warn(at, Wrong::new(message, format!("chmod 600 {shown}")));
-    }
+    sources.warn_if_exposed(at, path);
     let token = text.strip_suffix('\n').unwrap_or(&text);
     let token = token.strip_suffix('\r').unwrap_or(token);
     let help = "put one line of at least 16 printable ASCII characters into it";
