@@ -6,7 +6,7 @@ FUZZ_TARGETS := config proxy_header client_hello
 .PHONY: test check tools fmt clippy doc bench fuzz
 
 test: tools fmt clippy
-	cargo test --locked
+	cargo test --locked --no-fail-fast
 	$(MAKE) --no-print-directory doc
 
 check: fmt clippy

@@ -14,6 +14,7 @@ pub mod protocol;
 pub mod proxy;
 pub mod report;
 pub mod routing;
+pub mod server;
 pub mod shutdown;
 pub mod throttle;
 pub mod tls;

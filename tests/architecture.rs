@@ -3,18 +3,21 @@
 //! A rule that only lives in prose is broken by the first hurried change, so
 //! each one is a test that names the offending line.
 
+#![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the modules it may name. Listed in data-flow order.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("cluster", &[]),
-    ("net", &[]),
+    ("net", &["cluster"]),
     ("protocol", &[]),
     ("shutdown", &[]),
-    ("throttle", &[]),
     ("config", &["cluster"]),
     ("report", &["cluster"]),
+    // Both planes limit their warnings per cause; `log` itself is imported by nobody.
+    ("throttle", &["cluster"]),
     ("metrics", &["cluster"]),
     ("tls", &["cluster", "config", "net"]),
     // The table carries ready TLS settings: one fact, one swap.
@@ -36,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
+            // `config` for `AdminConfig` (where to listen), `report` for the sessions it lists.
             "cluster", "config", "control", "metrics", "net", "report", "routing", "shutdown",
             "throttle",
         ],
@@ -49,6 +53,7 @@ const WIRING: &[&str] = &["main", "lib", "server", "cli", "log"];
 const PURE: &[&str] = &[
     "cluster",
     "protocol",
+    "throttle",
     "routing/balance",
     "control/health",
     "control/failover",
@@ -199,7 +204,8 @@ fn unsafe_code_stays_where_it_is_explained() {
 
 #[test]
 fn files_stay_short() {
-    for (path, text) in sources() {
+    let ships = |path: &Path| !path.with_extension("").iter().any(|part| part == "tests");
+    for (path, text) in sources().into_iter().filter(|(path, _)| ships(path)) {
         let shipped = before_tests(&text).lines().count();
         assert!(
             shipped <= MAX_PRODUCTION_LINES,

@@ -35,6 +35,7 @@ missing() {
         command -v "${need%%:*}" >/dev/null || echo "${need#*:}"
     done
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql-15
+    [[ -e /usr/lib/nginx/modules/ngx_stream_module.so ]] || echo libnginx-mod-stream
 }
 
 packages=$(missing | sort -u)

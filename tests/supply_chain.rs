@@ -1,5 +1,7 @@
 //! Holds the lock file to deny.toml, without a program that has to be installed first.
 
+#![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;

@@ -1,1 +1,68 @@
-//! One file per subcommand.
+//! The command line: one file per subcommand.
+
+mod admin_client;
+mod admin_state;
+mod check;
+mod proxy;
+mod run;
+mod schema;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::cluster::AdminState;
+
+/// Failover load balancer for database clusters.
+#[derive(Debug, Parser)]
+#[command(name = "evergate", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the load balancer
+    Run(run::Args),
+    /// Run without a file: one listener, some backends
+    Proxy(proxy::Args),
+    /// Check a configuration file and show every problem in it
+    Check(check::CheckArgs),
+    /// Print the JSON schema of the configuration file
+    Schema(schema::SchemaArgs),
+    /// Show every backend of a running Evergate
+    Status(status::StatusArgs),
+    /// Send no new sessions to a backend; the old ones may finish
+    Drain(admin_state::AdminStateArgs),
+    /// As drain, and do not act on its health checks
+    Maintenance(admin_state::AdminStateArgs),
+    /// Send new sessions to a backend again
+    Ready(admin_state::AdminStateArgs),
+}
+
+/// Parses the command line, runs the subcommand and returns the process's exit code.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Proxy(args) => proxy::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Status(args) => exit_code(status::run(&args)),
+        Command::Drain(args) => exit_code(admin_state::run(&args, AdminState::Drain)),
+        Command::Maintenance(args) => exit_code(admin_state::run(&args, AdminState::Maintenance)),
+        Command::Ready(args) => exit_code(admin_state::run(&args, AdminState::Ready)),
+    }
+}
+
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,5 +1,287 @@
-//! The serde mirror of the YAML. The only file that names the YAML crate.
+//! YAML text to a tree. The only file that names the YAML crate.
+//!
+//! The crate tells a line and column only for an error, so [`locate`] walks the
+//! document a second time and fails at the wanted node. Problems are few; this
+//! keeps the good path free of positions and works for every kind of node.
 
-pub(super) fn schema() -> serde_json::Value {
-    todo!()
+use std::fmt;
+
+use serde::de;
+use serde::de::DeserializeSeed;
+use serde::de::MapAccess;
+use serde::de::SeqAccess;
+use serde::de::Visitor;
+
+use crate::config::tree::At;
+use crate::config::tree::Entry;
+use crate::config::tree::Node;
+use crate::config::tree::Text;
+use crate::config::tree::Value;
+
+/// The schema needs 7 levels; more is a mistake or an attack on the stack.
+const MAX_DEPTH: usize = 32;
+/// With aliases expanded: 10,000 backends of 8 keys ten times over, and a billion laughs never.
+const MAX_NODES: u32 = 2_000_000;
+
+/// Text that is not YAML, or more than we are willing to hold.
+#[derive(Debug)]
+pub(super) struct SyntaxError {
+    pub message: String,
+    /// 1-based; 0 when unknown.
+    pub line: usize,
+    /// 1-based; 0 when unknown.
+    pub column: usize,
+}
+
+/// Parses one file. `file` is its index in this load.
+pub(super) fn parse(text: &str, file: usize) -> Result<Node, SyntaxError> {
+    if let Some(error) = too_deep(text) {
+        return Err(error);
+    }
+    let mut walk = Walk::new(file, None);
+    let seed = NodeSeed {
+        walk: &mut walk,
+        depth: 0,
+    };
+    seed.deserialize(serde_yaml::Deserializer::from_str(text))
+        .map_err(|error| syntax_error(&error, walk.failure))
+}
+
+/// Line and column (1-based) of a node of a text that was parsed before.
+pub(super) fn locate(text: &str, node: u32) -> Option<(usize, usize)> {
+    let mut walk = Walk::new(0, Some(node));
+    let seed = NodeSeed {
+        walk: &mut walk,
+        depth: 0,
+    };
+    let found = seed.deserialize(serde_yaml::Deserializer::from_str(text));
+    let location = found.err()?.location()?;
+    Some((location.line(), location.column()))
+}
+
+/// Refuses nesting before the YAML crate sees it: its work grows with the square of the depth
+/// of brackets. Brackets in quotes and comments count too, which no real file comes near.
+fn too_deep(text: &str) -> Option<SyntaxError> {
+    const MAX_OPEN: i64 = 1000;
+    let mut open = 0_i64;
+    for (index, line) in text.lines().enumerate() {
+        for (column, byte) in line.bytes().enumerate() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = (open - 1).max(0),
+                _ => {}
+            }
+            if open > MAX_OPEN {
+                return Some(SyntaxError {
+                    message: format!("nested more than {MAX_DEPTH} levels deep"),
+                    line: index + 1,
+                    column: column + 1,
+                });
+            }
+        }
+    }
+    None
+}
+
+fn syntax_error(error: &serde_yaml::Error, failure: Option<String>) -> SyntaxError {
+    let (line, column) = error
+        .location()
+        .map_or((0, 0), |location| (location.line(), location.column()));
+    let message = failure.unwrap_or_else(|| {
+        let text = error.to_string();
+        let place = format!(" at line {line} column {column}");
+        let text = text.replacen(&place, "", 1);
+        if text.contains("repetition limit") {
+            "aliases (`*name`) repeat too much".to_owned()
+        } else if text.contains("more than one document") {
+            "more than one document; remove the `---` between them".to_owned()
+        } else {
+            format!("not valid YAML: {text}")
+        }
+    });
+    SyntaxError {
+        message,
+        line,
+        column,
+    }
+}
+
+/// Numbers the nodes of a document, and fails at the one that is looked for.
+struct Walk {
+    file: usize,
+    next: u32,
+    wanted: Option<u32>,
+    /// Why we, and not the YAML crate, stopped.
+    failure: Option<String>,
+}
+
+impl Walk {
+    fn new(file: usize, wanted: Option<u32>) -> Self {
+        Self {
+            file,
+            next: 0,
+            wanted,
+            failure: None,
+        }
+    }
+
+    fn enter<E: de::Error>(&mut self) -> Result<At, E> {
+        let node = self.next;
+        if self.wanted == Some(node) {
+            return Err(E::custom("here"));
+        }
+        if node >= MAX_NODES {
+            return Err(self.fail(format!("more than {MAX_NODES} values")));
+        }
+        self.next += 1;
+        Ok(At {
+            file: self.file,
+            node,
+        })
+    }
+
+    fn fail<E: de::Error>(&mut self, message: String) -> E {
+        let error = E::custom(&message);
+        self.failure = Some(message);
+        error
+    }
+}
+
+struct NodeSeed<'w> {
+    walk: &'w mut Walk,
+    depth: usize,
+}
+
+impl NodeSeed<'_> {
+    fn scalar<E: de::Error>(self, value: Value) -> Result<Node, E> {
+        let at = self.walk.enter()?;
+        Ok(Node { at, value })
+    }
+
+    fn container<E: de::Error>(&mut self) -> Result<At, E> {
+        let at = self.walk.enter()?;
+        if self.depth >= MAX_DEPTH {
+            let message = format!("nested more than {MAX_DEPTH} levels deep");
+            return Err(self.walk.fail(message));
+        }
+        Ok(at)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for NodeSeed<'_> {
+    type Value = Node;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NodeSeed<'_> {
+    type Value = Node;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a value")
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Node, E> {
+        self.scalar(Value::Flag(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Node, E> {
+        self.scalar(Value::Integer(value.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Node, E> {
+        self.scalar(Value::Integer(value.into()))
+    }
+
+    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Node, E> {
+        self.scalar(Value::Integer(value))
+    }
+
+    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Node, E> {
+        self.scalar(Value::Number(value as f64))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Node, E> {
+        self.scalar(Value::Number(value))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {
+        self.scalar(Value::Text(Text {
+            value: value.to_owned(),
+            written: None,
+        }))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
+        self.scalar(Value::Null)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Node, E> {
+        self.scalar(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut sequence: A) -> Result<Node, A::Error> {
+        let at = self.container()?;
+        let mut nodes = Vec::new();
+        while let Some(node) = sequence.next_element_seed(NodeSeed {
+            walk: &mut *self.walk,
+            depth: self.depth + 1,
+        })? {
+            nodes.push(node);
+        }
+        Ok(Node {
+            at,
+            value: Value::List(nodes),
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Node, A::Error> {
+        let at = self.container()?;
+        let mut entries = Vec::new();
+        while let Some((key, key_at)) = map.next_key_seed(KeySeed(&mut *self.walk))? {
+            let value = map.next_value_seed(NodeSeed {
+                walk: &mut *self.walk,
+                depth: self.depth + 1,
+            })?;
+            entries.push(Entry { key, key_at, value });
+        }
+        Ok(Node {
+            at,
+            value: Value::Map(entries),
+        })
+    }
+
+    fn visit_enum<A: de::EnumAccess<'de>>(self, _tagged: A) -> Result<Node, A::Error> {
+        Err(self
+            .walk
+            .fail("YAML tags (`!name`) have no meaning here".to_owned()))
+    }
+}
+
+/// Keys are text whatever they look like: a cluster may be called `8080`.
+struct KeySeed<'w>(&'w mut Walk);
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = (String, At);
+
+    fn deserialize<D: de::Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<(String, At), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeySeed<'_> {
+    type Value = (String, At);
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a key")
+    }
+
+    fn visit_str<E: de::Error>(self, key: &str) -> Result<(String, At), E> {
+        Ok((key.to_owned(), self.0.enter()?))
+    }
 }

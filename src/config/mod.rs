@@ -1,12 +1,20 @@
 //! Text in, a value that cannot be wrong out.
 //!
-//! `file.rs` mirrors the YAML, `resolve.rs` turns the mirror into the types
-//! below and reports every error at once. Nothing here has an `Option` that
-//! only stands for a missing default.
+//! `file.rs` turns text into a tree that knows its places, `keys.rs` is the table of
+//! all keys, and `resolve/` turns the tree into the types below, reporting every error
+//! at once. Nothing here has an `Option` that only stands for a missing default.
 
 mod diagnostic;
+mod env;
 mod file;
+mod include;
+mod keys;
+mod reader;
 mod resolve;
+mod schema;
+mod source;
+mod tree;
+mod values;
 mod watch;
 
 use std::net::SocketAddr;
@@ -19,6 +27,8 @@ use ipnet::IpNet;
 
 pub use diagnostic::Diagnostic;
 pub use diagnostic::Diagnostics;
+pub use diagnostic::Place;
+pub use diagnostic::Severity;
 pub use watch::FileWatcher;
 
 use crate::cluster::Name;
@@ -62,9 +72,18 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
     resolve::load(path)
 }
 
+/// Resolves a text alone, as if it were a file: no environment, includes or secrets are read.
+/// For tests of any input, and for texts that come from elsewhere than a file.
+///
+/// # Errors
+/// All problems at once, each with its place.
+pub fn load_text(path: &Path, text: &str) -> Result<Loaded, Diagnostics> {
+    resolve::load_text(path, text)
+}
+
 /// The JSON schema of the file.
 pub fn schema() -> serde_json::Value {
-    file::schema()
+    schema::schema()
 }
 
 /// Backends that hold the same service.

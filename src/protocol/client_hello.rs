@@ -438,6 +438,17 @@ mod tests {
     }
 
     #[test]
+    fn hellos_of_openssl_are_understood() {
+        for seed in ["openssl_tls12", "openssl_tls13"] {
+            let bytes = std::fs::read(format!("fuzz/corpus/client_hello/{seed}")).unwrap();
+            assert_eq!(parse(&bytes), complete(Some("db.example.com")), "{seed}");
+            for cut in 0..bytes.len() {
+                assert_eq!(parse(&bytes[..cut]), Ok(ClientHello::Incomplete));
+            }
+        }
+    }
+
+    #[test]
     fn the_corpus_holds() {
         let seeds = std::fs::read_dir("fuzz/corpus/client_hello").unwrap();
         let count = seeds

@@ -136,6 +136,10 @@ impl Journey<'_> {
                     match self.attempt(*attempt).await {
                         Ok(connected) => {
                             self.arrive(turn, waiting.was_held());
+                            if waiting.was_queued() {
+                                // More than one place may be free: the next in line tries, too.
+                                connected.cluster.queue.release_one();
+                            }
                             return Ok(connected);
                         }
                         Err(Some(refused)) => return Err(refused),

@@ -67,6 +67,11 @@ impl<'a> Waiting<'a> {
         self.hold.is_some()
     }
 
+    /// Whether this session has waited for a place.
+    pub fn was_queued(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// Waits until an eligible backend may exist.
     ///
     /// # Errors

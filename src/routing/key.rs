@@ -77,7 +77,7 @@ mod tests {
 
     fn source<'a>(client: &str, sni: Option<&'a str>) -> KeySource<'a> {
         KeySource {
-            client: client.parse().unwrap(),
+            client: client.parse().expect("an address and a port"),
             sni,
         }
     }
@@ -126,5 +126,25 @@ mod tests {
             hash_key(HashKey::Sni, client),
             hash_key(HashKey::ClientIp, client)
         );
+    }
+
+    /// A change of these values moves the keys of every user on upgrade.
+    #[test]
+    fn keys_are_what_they_are_in_every_version() {
+        let v4 = source("192.0.2.7:4321", Some("db.example.com"));
+        let v6 = source("[2001:db8::7]:4321", None);
+        let hashes = [
+            hash_key(HashKey::ClientIp, v4),
+            hash_key(HashKey::ClientIpPort, v4),
+            hash_key(HashKey::Sni, v4),
+            hash_key(HashKey::ClientIp, v6),
+        ];
+        let expected = [
+            0x296c_247d_1480_bee1,
+            0xe00e_0f99_f299_a336,
+            0x526d_f1f6_93a0_01d1,
+            0x2117_d203_7a41_6eea,
+        ];
+        assert_eq!(hashes, expected);
     }
 }

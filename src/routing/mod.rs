@@ -4,6 +4,7 @@
 //! once; a relaying session keeps only its [`BackendHandle`].
 
 mod balance;
+mod group;
 mod handle;
 mod key;
 mod latency;

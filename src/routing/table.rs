@@ -1,11 +1,8 @@
 //! The immutable value that the data plane reads.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -16,16 +13,13 @@ use crate::cluster::BackendId;
 use crate::cluster::Cause;
 use crate::cluster::Health;
 use crate::cluster::Name;
-use crate::cluster::takes_new_sessions;
 use crate::config::BackendConfig;
 use crate::config::ClusterConfig;
 use crate::config::ListenerConfig;
-use crate::config::Panic;
 use crate::config::Policy;
-use crate::routing::balance::Balancer;
-use crate::routing::balance::Member;
-use crate::routing::balance::Scale;
-use crate::routing::balance::View;
+use crate::routing::group;
+use crate::routing::group::Place;
+use crate::routing::group::Tier;
 use crate::routing::handle::BackendHandle;
 use crate::routing::handle::ClusterHandle;
 use crate::routing::handle::ConnectionGuard;
@@ -34,14 +28,6 @@ use crate::routing::key::KeySource;
 use crate::routing::key::hash_key;
 use crate::tls::TlsAcceptor;
 use crate::tls::TlsConnector;
-
-/// Picks that may lose their place to another worker before the session queues.
-/// Each loss means that another session was served, so more of them only burn time.
-const MAX_RACES: usize = 8;
-
-/// The share of its weight that a returning backend has at once: with less, a cluster
-/// of few sessions would hardly find out that it is well.
-const MIN_WARMTH: f64 = 0.1;
 
 /// Everything that a routing decision reads, at one moment.
 #[derive(Debug, Default)]
@@ -121,8 +107,7 @@ impl ClusterTable {
         own_zone: Option<&Name>,
         tls: Option<TlsConnector>,
     ) -> Self {
-        let eligible = eligible(&config, &backends);
-        let tiers = tiers(&config, &backends, &eligible, own_zone);
+        let tiers = group::tiers(&config, &backends, own_zone);
         Self {
             config,
             handle,
@@ -156,35 +141,12 @@ impl ClusterTable {
             Policy::ConsistentHash(hash) => hash_key(hash.key, request.source),
             _ => 0,
         };
+        let slow_start = self.config.failover.slow_start;
         tier.groups
             .iter()
-            .find_map(|group| self.pick_in(group, key, request, random))
+            .find_map(|group| group.pick(key, &self.handle.cursor, random, request, slow_start))
+            .map(|(backend, guard)| (&self.backends[backend], guard))
             .ok_or(PickError::AllFull)
-    }
-
-    fn pick_in(
-        &self,
-        group: &Group,
-        key: u64,
-        request: &PickRequest<'_>,
-        random: &mut fastrand::Rng,
-    ) -> Option<(&BackendEntry, ConnectionGuard)> {
-        let view = GroupView {
-            places: &group.places,
-            request,
-            slow_start: self.config.failover.slow_start,
-        };
-        for _ in 0..MAX_RACES {
-            let member = group
-                .balancer
-                .pick(key, &self.handle.cursor, random, &view)?;
-            let place = &group.places[member];
-            // Lost against another worker: the backend is full now, and the next pick sees it.
-            if let Some(guard) = place.handle.acquire(place.max_connections) {
-                return Some((&self.backends[place.backend], guard));
-            }
-        }
-        None
     }
 
     /// Backends that take new sessions now (with `panic: try_all` and nobody up: all ready ones).
@@ -229,163 +191,6 @@ impl ClusterTable {
     }
 }
 
-/// Backends of one tier that may be picked. Never empty.
-#[derive(Debug)]
-struct Tier {
-    /// The own zone first; never empty.
-    groups: Vec<Group>,
-}
-
-/// Backends among which one balancer picks.
-#[derive(Debug)]
-struct Group {
-    balancer: Balancer,
-    /// In the order of the balancer's members.
-    places: Vec<Place>,
-}
-
-/// What a pick reads of one backend, close together: a pick may look at thousands.
-#[derive(Debug)]
-struct Place {
-    handle: Arc<BackendHandle>,
-    max_connections: Option<NonZeroU32>,
-    warming_since: Option<Instant>,
-    /// Position in [`ClusterTable::backends`].
-    backend: usize,
-}
-
-impl Tier {
-    fn has_untried(&self, request: &PickRequest<'_>) -> bool {
-        self.groups
-            .iter()
-            .flat_map(|group| &group.places)
-            .any(|place| !place.was_tried(request))
-    }
-}
-
-impl Place {
-    fn was_tried(&self, request: &PickRequest<'_>) -> bool {
-        // Nearly always empty: then the handle is not touched.
-        !request.tried.is_empty() && request.tried.contains(&self.handle.id)
-    }
-}
-
-/// A group as one request sees it.
-struct GroupView<'a> {
-    places: &'a [Place],
-    request: &'a PickRequest<'a>,
-    slow_start: Duration,
-}
-
-impl View for GroupView<'_> {
-    fn active(&self, member: usize) -> u32 {
-        self.places[member].handle.active()
-    }
-
-    fn latency(&self, member: usize) -> Duration {
-        self.places[member].handle.latency(self.request.now)
-    }
-
-    fn open(&self, member: usize) -> bool {
-        let place = &self.places[member];
-        let has_room = match place.max_connections {
-            Some(max) => place.handle.active() < max.get(),
-            None => true,
-        };
-        has_room && !place.was_tried(self.request)
-    }
-
-    fn warmth(&self, member: usize) -> f64 {
-        let Some(since) = self.places[member].warming_since else {
-            return 1.0;
-        };
-        if self.slow_start.is_zero() {
-            return 1.0;
-        }
-        let elapsed = self.request.now.saturating_duration_since(since);
-        let warmth = elapsed.as_secs_f64() / self.slow_start.as_secs_f64();
-        warmth.clamp(MIN_WARMTH, 1.0)
-    }
-}
-
-/// Positions of the backends that may be picked.
-fn eligible(config: &ClusterConfig, backends: &[BackendEntry]) -> Vec<usize> {
-    let all = |takes: &dyn Fn(&BackendEntry) -> bool| -> Vec<usize> {
-        let routable = |entry: &BackendEntry| entry.config.weight > 0 && entry.address.is_some();
-        (0..backends.len())
-            .filter(|position| routable(&backends[*position]) && takes(&backends[*position]))
-            .collect()
-    };
-    let healthy = all(&|entry| takes_new_sessions(entry.health, entry.admin));
-    if healthy.is_empty() && config.failover.panic == Panic::TryAll {
-        return all(&|entry| entry.admin == AdminState::Ready);
-    }
-    healthy
-}
-
-/// Where a backend belongs; sorts by preference.
-fn rank(entry: &BackendEntry, own_zone: Option<&Name>) -> (u32, bool) {
-    let is_remote = own_zone.is_some() && entry.config.zone.as_ref() != own_zone;
-    (entry.config.tier, is_remote)
-}
-
-fn tiers(
-    config: &ClusterConfig,
-    backends: &[BackendEntry],
-    eligible: &[usize],
-    own_zone: Option<&Name>,
-) -> Vec<Tier> {
-    let mut ranked: BTreeMap<(u32, bool), Vec<usize>> = BTreeMap::new();
-    for position in eligible {
-        let rank = rank(&backends[*position], own_zone);
-        ranked.entry(rank).or_default().push(*position);
-    }
-    let mut tiers: BTreeMap<u32, Tier> = BTreeMap::new();
-    for (rank, positions) in ranked {
-        let configured = backends
-            .iter()
-            .filter(|entry| self::rank(entry, own_zone) == rank);
-        let members: Vec<Member> = configured.filter_map(member).collect();
-        let group = group(config, backends, positions, Scale::of(&members));
-        let tier = tiers.entry(rank.0).or_insert(Tier { groups: Vec::new() });
-        tier.groups.push(group);
-    }
-    tiers.into_values().collect()
-}
-
-fn group(
-    config: &ClusterConfig,
-    backends: &[BackendEntry],
-    positions: Vec<usize>,
-    scale: Scale,
-) -> Group {
-    let members = positions
-        .iter()
-        .filter_map(|position| member(&backends[*position]));
-    let balancer = Balancer::new(config.balance.policy, members.collect(), scale);
-    let places = positions.into_iter().map(|backend| {
-        let entry = &backends[backend];
-        Place {
-            handle: Arc::clone(&entry.handle),
-            max_connections: entry.config.max_connections,
-            warming_since: entry.warming_since,
-            backend,
-        }
-    });
-    Group {
-        balancer,
-        places: places.collect(),
-    }
-}
-
-/// `None` when its weight is zero.
-fn member(entry: &BackendEntry) -> Option<Member> {
-    (entry.config.weight > 0).then(|| Member {
-        name: Name::clone(&entry.config.name),
-        weight: entry.config.weight,
-    })
-}
-
 /// The one place where the planes meet on the way down.
 #[derive(Debug, Clone)]
 pub struct SharedTable {
@@ -424,3 +229,6 @@ impl SharedTable {
         self.published.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

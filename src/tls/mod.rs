@@ -2,9 +2,9 @@
 
 mod choose;
 mod files;
+mod material;
 mod stream;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use tokio::net::TcpStream;
@@ -27,7 +28,6 @@ use tokio::net::TcpStream;
 use crate::cluster::Name;
 use crate::config::BackendConfig;
 use crate::config::BackendTlsConfig;
-use crate::config::Config;
 use crate::config::Host;
 use crate::config::ListenerTlsConfig;
 use crate::config::TlsVersion;
@@ -38,6 +38,7 @@ use self::choose::CertificatesByName;
 use self::choose::ChainOnly;
 use self::files::Files;
 
+pub use self::material::TlsMaterial;
 pub use self::stream::BackendTls;
 pub use self::stream::ClientTls;
 
@@ -63,15 +64,6 @@ pub struct TlsConnector {
     client: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
     expiries: Arc<[CertificateExpiry]>,
-}
-
-/// Everything TLS that one configuration needs.
-#[derive(Debug, Clone, Default)]
-pub struct TlsMaterial {
-    /// By listener.
-    pub acceptors: HashMap<Name, TlsAcceptor>,
-    /// By cluster.
-    pub connectors: HashMap<Name, TlsConnector>,
 }
 
 /// One loaded certificate's end of validity, for the metric.
@@ -117,6 +109,7 @@ impl TlsAcceptor {
             .map_err(printable)
     }
 
+    /// Of the certificates shown to clients, in the configuration's order.
     pub fn expiries(&self) -> &[CertificateExpiry] {
         &self.expiries
     }
@@ -139,17 +132,12 @@ impl TlsAcceptor {
         let pairs: Vec<_> = config
             .certificates
             .iter()
-            .filter_map(|pair| {
-                files
-                    .pair(pair, &provider)
-                    .map_err(|error| errors.push(error))
-                    .ok()
-            })
+            .filter_map(|pair| collect(files.pair(pair, &provider), &mut errors))
             .collect();
         let client_roots = config
             .client_ca_file
             .as_ref()
-            .and_then(|path| files.roots(path).map_err(|error| errors.push(error)).ok());
+            .and_then(|path| collect(files.roots(path), &mut errors));
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -202,6 +190,7 @@ impl TlsConnector {
             .map_err(printable)
     }
 
+    /// Of the certificate shown to the backends, if there is one.
     pub fn expiries(&self) -> &[CertificateExpiry] {
         &self.expiries
     }
@@ -225,39 +214,22 @@ impl TlsConnector {
                 webpki_roots::TLS_SERVER_ROOTS.iter().cloned(),
             )),
         };
-        let roots = roots.map_err(|error| errors.push(error)).ok();
-        let pair = config.client_pair.as_ref().and_then(|pair| {
-            files
-                .pair(pair, &provider)
-                .map_err(|error| errors.push(error))
-                .ok()
-        });
+        let roots = collect(roots, &mut errors);
+        let pair = config
+            .client_pair
+            .as_ref()
+            .and_then(|pair| collect(files.pair(pair, &provider), &mut errors));
         let server_name = config.server_name.clone().and_then(|name| {
+            let parsed = ServerName::try_from(name);
             let wrong = |error| TlsError::Settings(format!("server_name: {error}"));
-            ServerName::try_from(name)
-                .map_err(|error| errors.push(wrong(error)))
-                .ok()
+            collect(parsed.map_err(wrong), &mut errors)
         });
         let Some(roots) = roots.filter(|_| errors.is_empty()) else {
             return Err(errors);
         };
-        let client = server_verifier(config.mode, roots, &provider)
-            .and_then(|verifier| {
-                let builder = ClientConfig::builder_with_provider(provider)
-                    .with_protocol_versions(versions(TlsVersion::V1_2))
-                    .map_err(settings)?
-                    .dangerous()
-                    .with_custom_certificate_verifier(verifier);
-                let mut client = match &pair {
-                    Some(pair) => builder.with_client_cert_resolver(Arc::new(
-                        SingleCertAndKey::from(Arc::clone(&pair.certified)),
-                    )),
-                    None => builder.with_no_client_auth(),
-                };
-                client.alpn_protocols = alpn(&config.alpn);
-                Ok(client)
-            })
-            .map_err(|error| vec![error])?;
+        let certified = pair.as_ref().map(|pair| Arc::clone(&pair.certified));
+        let client =
+            client_config(config, provider, roots, certified).map_err(|error| vec![error])?;
         Ok(Self {
             source: config.clone(),
             fingerprint: files.fingerprint(),
@@ -268,55 +240,9 @@ impl TlsConnector {
     }
 }
 
-impl TlsMaterial {
-    /// Loads all certificates of a configuration.
-    ///
-    /// # Errors
-    /// Every file that is wrong, at once; a listener's or cluster's name leads each message.
-    pub fn load(config: &Config) -> Result<Self, Vec<TlsError>> {
-        Self::reload(config, &Self::default())
-    }
-
-    /// As [`Self::load`], but a listener or cluster whose settings and files are the same
-    /// as in `previous` keeps its value, and with it the tickets of its clients.
-    ///
-    /// # Errors
-    /// As [`Self::load`]; `previous` goes on unharmed.
-    pub fn reload(config: &Config, previous: &Self) -> Result<Self, Vec<TlsError>> {
-        let mut material = Self::default();
-        let mut errors = Vec::new();
-        for listener in &config.listeners {
-            let Some(tls) = &listener.tls else { continue };
-            let name = &listener.name;
-            match TlsAcceptor::reload(tls, previous.acceptors.get(name)) {
-                Ok(acceptor) => drop(material.acceptors.insert(name.clone(), acceptor)),
-                Err(problems) => {
-                    errors.extend(problems.into_iter().map(|problem| TlsError::Listener {
-                        name: name.clone(),
-                        problem: Box::new(problem),
-                    }))
-                }
-            }
-        }
-        for cluster in &config.clusters {
-            let Some(tls) = &cluster.tls else { continue };
-            let name = &cluster.name;
-            match TlsConnector::reload(tls, previous.connectors.get(name)) {
-                Ok(connector) => drop(material.connectors.insert(name.clone(), connector)),
-                Err(problems) => {
-                    errors.extend(problems.into_iter().map(|problem| TlsError::Cluster {
-                        name: name.clone(),
-                        problem: Box::new(problem),
-                    }))
-                }
-            }
-        }
-        if errors.is_empty() {
-            Ok(material)
-        } else {
-            Err(errors)
-        }
-    }
+/// Keeps the error for later, so that the next file is looked at too.
+fn collect<T>(result: Result<T, TlsError>, errors: &mut Vec<TlsError>) -> Option<T> {
+    result.map_err(|error| errors.push(error)).ok()
 }
 
 fn acceptor_files(config: &ListenerTlsConfig) -> Files {
@@ -356,6 +282,28 @@ fn server_config(
     // Early data can be replayed, and a replayed statement may be executed twice.
     server.max_early_data_size = 0;
     Ok(server)
+}
+
+fn client_config(
+    config: &BackendTlsConfig,
+    provider: Arc<CryptoProvider>,
+    roots: RootCertStore,
+    certified: Option<Arc<CertifiedKey>>,
+) -> Result<ClientConfig, TlsError> {
+    let verifier = server_verifier(config.mode, roots, &provider)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions(TlsVersion::V1_2))
+        .map_err(settings)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut client = match certified {
+        Some(certified) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    client.alpn_protocols = alpn(&config.alpn);
+    Ok(client)
 }
 
 fn server_verifier(

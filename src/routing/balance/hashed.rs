@@ -25,7 +25,6 @@ use crate::routing::balance::View;
 use crate::routing::balance::maglev::Maglev;
 use crate::routing::balance::rendezvous::Rendezvous;
 use crate::routing::balance::ring::Ring;
-use crate::routing::balance::total_weight;
 
 const WARMTH_SEED: u64 = 0x4556_4752_5741_524d;
 
@@ -56,11 +55,15 @@ impl Hashed {
             order,
             rendezvous: Rendezvous::new(members),
             bounded_load: config.bounded_load,
-            total_weight: total_weight(members),
+            total_weight: Scale::of(members).weight,
         }
     }
 
     pub(super) fn pick(&self, key: u64, members: &[Member], view: &impl View) -> Option<usize> {
+        // Three searches of everybody would find nobody; usually the first is open.
+        if !(0..members.len()).any(|member| view.open(member)) {
+            return None;
+        }
         let bound = self.bound(members, view);
         let warmed = position_in_unit_interval(mix(key, WARMTH_SEED));
         let below = |member: usize| match bound {

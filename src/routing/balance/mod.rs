@@ -52,7 +52,7 @@ pub trait View {
 ///
 /// Lookup tables take their size from this, so that a change of health never
 /// resizes them: a resized table would move almost every key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Scale {
     pub members: usize,
     /// Sum of the weights.
@@ -60,11 +60,19 @@ pub struct Scale {
 }
 
 impl Scale {
+    /// The scale of a cluster whose members are all there.
     pub fn of(members: &[Member]) -> Self {
-        Self {
-            members: members.len(),
-            weight: total_weight(members),
+        let mut scale = Self::default();
+        for member in members {
+            scale.count(member.weight);
         }
+        scale
+    }
+
+    /// Counts one more member.
+    pub fn count(&mut self, weight: u32) {
+        self.members += 1;
+        self.weight += u64::from(weight);
     }
 }
 
@@ -122,10 +130,6 @@ impl Balancer {
             Prepared::Hashed(prepared) => prepared.pick(key, &self.members, view),
         }
     }
-}
-
-fn total_weight(members: &[Member]) -> u64 {
-    members.iter().map(|member| u64::from(member.weight)).sum()
 }
 
 /// A member's weight as slow start lets it count now. Never zero.

@@ -13,8 +13,15 @@ use crate::routing::balance::hashed::mix;
 
 const MEMBER_SEED: u64 = 0x4556_4752_5249_4e47;
 
-/// Points of a member of average weight, as in ketama (shares within about 8 %).
-const POINTS_PER_MEMBER: f64 = 160.0;
+/// Points of a member of average weight: ketama's 160 in a large cluster, where shares
+/// within 8 % of each other will do; more in a small one, where 8 % of a share is a lot of
+/// sessions (with 2,560 points shares are within 2 % of each other).
+const POINTS_IN_LARGE_CLUSTER: f64 = 160.0;
+const POINTS_IN_SMALL_CLUSTER: f64 = 2560.0;
+
+/// Bounds the ring of a small cluster to 655,360 points (8 MB). Passing it moves most
+/// keys once, so it is beyond what most clusters reach.
+const MAX_SMALL_CLUSTER: usize = 256;
 
 /// Points looked at before the other members are asked in another order: enough
 /// to meet an open one by chance unless most are closed.
@@ -31,16 +38,20 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn new(members: &[Member], scale: Scale) -> Self {
         let per_weight = points_per_weight(scale);
+        let positions = by_name(members);
         let mut points = Vec::new();
-        // By name, so that the first of two equal places is the same one everywhere.
-        for position in by_name(members) {
-            let member = &members[position as usize];
+        for (rank, position) in positions.iter().enumerate() {
+            let member = &members[*position as usize];
             let hash = hash_member(member, MEMBER_SEED);
             let count = (f64::from(member.weight) * per_weight).round().max(1.0) as u64;
-            points.extend((0..count).map(|number| (mix(hash, spread(number)), position)));
+            points.extend((0..count).map(|number| (mix(hash, spread(number)), rank)));
         }
-        points.sort_by_key(|(place, _)| *place);
-        let (places, owners) = points.into_iter().unzip();
+        // By place, then name, so that the first of two equal places is the same everywhere.
+        points.sort_unstable();
+        let (places, owners) = points
+            .into_iter()
+            .map(|(place, rank)| (place, positions[rank]))
+            .unzip();
         Self { places, owners }
     }
 
@@ -57,13 +68,18 @@ impl Ring {
     }
 }
 
-/// A power of two times the density that gives members of the default weight
-/// [`POINTS_PER_MEMBER`]. In such coarse steps, a change of the average weight hardly
-/// ever changes the density, which would move most keys.
+/// A power of two times the density for members of the default weight. In such coarse
+/// steps, a change of the average weight hardly ever changes the density, which would
+/// move most keys.
 fn points_per_weight(scale: Scale) -> f64 {
+    let points = if scale.members <= MAX_SMALL_CLUSTER {
+        POINTS_IN_SMALL_CLUSTER
+    } else {
+        POINTS_IN_LARGE_CLUSTER
+    };
     let average = scale.weight.max(1) as f64 / scale.members.max(1) as f64;
     let doublings = (f64::from(DEFAULT_WEIGHT) / average).log2().round();
-    POINTS_PER_MEMBER / f64::from(DEFAULT_WEIGHT) * doublings.exp2()
+    points / f64::from(DEFAULT_WEIGHT) * doublings.exp2()
 }
 
 /// Spreads small numbers over all bits (the golden ratio's fraction).

@@ -1,152 +1,16 @@
-//! Tests of the balancers.
+//! What holds for every balancer, whatever its members and their state are.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::HashAlgorithm;
-use crate::config::HashConfig;
-use crate::config::HashKey;
-
-const ALGORITHMS: [HashAlgorithm; 3] = [
-    HashAlgorithm::Maglev,
-    HashAlgorithm::Ring,
-    HashAlgorithm::Rendezvous,
-];
-
-fn hashed(algorithm: HashAlgorithm, bounded_load: Option<f64>) -> Policy {
-    Policy::ConsistentHash(HashConfig {
-        key: HashKey::ClientIp,
-        algorithm,
-        bounded_load,
-    })
-}
-
-fn all_policies() -> Vec<Policy> {
-    let mut policies = vec![
-        Policy::RoundRobin,
-        Policy::LeastConnections,
-        Policy::RandomTwo,
-        Policy::LeastLatency,
-    ];
-    for algorithm in ALGORITHMS {
-        policies.push(hashed(algorithm, None));
-        policies.push(hashed(algorithm, Some(1.25)));
-    }
-    policies
-}
-
-fn members(weights: &[u32]) -> Vec<Member> {
-    let member = |(number, weight): (usize, &u32)| Member {
-        name: format!("backend-{number}:5432").into(),
-        weight: *weight,
-    };
-    weights.iter().enumerate().map(member).collect()
-}
-
-fn balancer(policy: Policy, members: Vec<Member>) -> Balancer {
-    let scale = Scale::of(&members);
-    Balancer::new(policy, members, scale)
-}
-
-/// A well spread stream of keys.
-fn keys(count: usize) -> impl Iterator<Item = u64> {
-    let mut random = fastrand::Rng::with_seed(7);
-    (0..count).map(move |_| random.u64(..))
-}
-
-/// Members whose state a test sets.
-#[derive(Clone)]
-struct Fake {
-    active: Vec<u32>,
-    latency: Vec<Duration>,
-    open: Vec<bool>,
-    warmth: Vec<f64>,
-}
-
-impl Fake {
-    fn idle(count: usize) -> Self {
-        Self {
-            active: vec![0; count],
-            latency: vec![Duration::ZERO; count],
-            open: vec![true; count],
-            warmth: vec![1.0; count],
-        }
-    }
-}
-
-impl View for Fake {
-    fn active(&self, member: usize) -> u32 {
-        self.active[member]
-    }
-    fn latency(&self, member: usize) -> Duration {
-        self.latency[member]
-    }
-    fn open(&self, member: usize) -> bool {
-        self.open[member]
-    }
-    fn warmth(&self, member: usize) -> f64 {
-        self.warmth[member]
-    }
-}
-
-/// A balancer with the state that its cluster keeps.
-struct Cluster {
-    balancer: Balancer,
-    cursor: AtomicU64,
-    random: fastrand::Rng,
-    view: Fake,
-}
-
-impl Cluster {
-    fn new(policy: Policy, weights: &[u32]) -> Self {
-        Self::of(balancer(policy, members(weights)))
-    }
-
-    fn of(balancer: Balancer) -> Self {
-        Self {
-            view: Fake::idle(balancer.members().len()),
-            balancer,
-            cursor: AtomicU64::new(0),
-            random: fastrand::Rng::with_seed(1),
-        }
-    }
-
-    fn pick(&mut self, key: u64) -> Option<usize> {
-        self.balancer
-            .pick(key, &self.cursor, &mut self.random, &self.view)
-    }
-
-    /// Picks and keeps the session.
-    fn place(&mut self, key: u64) -> Option<usize> {
-        let member = self.pick(key)?;
-        self.view.active[member] += 1;
-        Some(member)
-    }
-
-    fn name(&mut self, key: u64) -> Name {
-        let member = self.pick(key).expect("some member is open");
-        Name::clone(&self.balancer.members()[member].name)
-    }
-}
-
-/// Sessions per member after `count` picks that end at once.
-fn shares(cluster: &mut Cluster, count: usize) -> Vec<usize> {
-    let mut shares = vec![0; cluster.view.open.len()];
-    for key in keys(count) {
-        shares[cluster.pick(key).expect("some member is open")] += 1;
-    }
-    shares
-}
 
 fn weights() -> impl Strategy<Value = Vec<u32>> {
     let weight = prop_oneof![Just(1), Just(100), Just(10_000), 1..=10_000_u32];
     prop_oneof![
         prop::collection::vec(weight, 1..=200),
-        prop::collection::vec(Just(100), 1..=200),
+        prop::collection::vec(Just(100), 1..=40),
         prop::collection::vec(1..=5_u32, 1..=8),
     ]
 }
@@ -154,7 +18,7 @@ fn weights() -> impl Strategy<Value = Vec<u32>> {
 /// Maglev fills 65,537 entries for each case: enough cases to find a wrong rule.
 fn few_cases() -> ProptestConfig {
     ProptestConfig {
-        cases: 24,
+        cases: 12,
         failure_persistence: None,
         ..ProptestConfig::default()
     }
@@ -209,7 +73,7 @@ proptest! {
         count in 2..=60_usize,
         removed in any::<prop::sample::Index>(),
     ) {
-        const KEYS: usize = 20_000;
+        const KEYS: usize = 10_000;
         let all = members(&vec![100; count]);
         let removed = removed.index(count);
         let gone = Name::clone(&all[removed].name);
@@ -227,10 +91,13 @@ proptest! {
                     prop_assert_eq!(old, new, "only the keys of the removed member may move");
                 }
             }
-            // Ketama's shares vary by some 8 % of a share, sampling by less than 1 %.
-            let bound = 1.0 / count as f64 * 1.3 + 0.02;
             let share = moved as f64 / KEYS as f64;
+            let bound = 1.0 / count as f64 + 0.02;
             prop_assert!(share <= bound, "{:?} moved {} of {}", algorithm, share, count);
+            let mut again = Cluster::of(balancer(policy, all.clone()));
+            for key in keys(1000) {
+                prop_assert_eq!(before.name(key), again.name(key));
+            }
         }
     }
 

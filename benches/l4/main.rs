@@ -1,0 +1,76 @@
+//! What one operation costs the proxy, side by side with HAProxy and nginx.
+//!
+//! The figure is the proxy's own CPU time (user and system, all its processes) per
+//! operation: it survives a noisy machine better than throughput. Each proxy runs one
+//! worker on the first core; clients and backends share the second. Rounds alternate
+//! between the proxies (A B C A B C …) and the median is quoted.
+//!
+//! `BENCH_ROUNDS` (default 5) and `BENCH_ONLY` (part of a case's name) narrow a run.
+
+#![allow(clippy::unwrap_used, reason = "a bench's unwrap is an assertion")]
+
+mod cases;
+mod load;
+mod peers;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use cases::Case;
+use peers::Peer;
+
+fn main() {
+    // `cargo bench` passes `--bench`; `cargo test --benches` does not, and wants no minutes.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let rounds = std::env::var("BENCH_ROUNDS").map_or(5, |text| text.parse().unwrap());
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    peers::pin_this_process();
+    evergate::net::raise_open_files_limit();
+
+    println!("CPU per operation, median of {rounds} rounds; ratio to the cheapest peer");
+    println!(
+        "{:<34} {:>10} {:>10} {:>10} {:>8}",
+        "case", "evergate", "haproxy", "nginx", "ratio"
+    );
+    for case in cases::all() {
+        if case.name.contains(&only) {
+            measure(&case, rounds);
+        }
+    }
+}
+
+fn measure(case: &Case, rounds: usize) {
+    let backend = (case.backend)();
+    let peers: Vec<_> = Peer::ALL
+        .iter()
+        .map(|kind| kind.start(backend.address(), case.splice))
+        .collect();
+    let mut figures = vec![Vec::new(); peers.len()];
+    for round in 0..=rounds {
+        for (peer, figures) in peers.iter().zip(&mut figures) {
+            let before = peer.cost(case.cost);
+            let operations = (case.load)(peer.address());
+            let spent = peer.cost(case.cost) - before;
+            // The first round warms caches, tables and pools.
+            if round > 0 {
+                figures.push(spent / operations);
+            }
+        }
+    }
+    let medians: Vec<f64> = figures.into_iter().map(median).collect();
+    let cheapest = medians[1..].iter().copied().fold(f64::INFINITY, f64::min);
+    println!(
+        "{:<34} {:>10.2} {:>10.2} {:>10.2} {:>8.2}",
+        case.name,
+        medians[0],
+        medians[1],
+        medians[2],
+        medians[0] / cheapest
+    );
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}

@@ -1,0 +1,217 @@
+//! One request in, one answer out.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_body_util::Full;
+use http_body_util::LengthLimitError;
+use http_body_util::Limited;
+use hyper::Request;
+use hyper::Response;
+use hyper::StatusCode;
+use hyper::body::Body;
+use hyper::header;
+use hyper::header::HeaderValue;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::admin::Sources;
+use crate::admin::access;
+use crate::admin::access::Door;
+use crate::admin::access::Refusal;
+use crate::admin::access::Token;
+use crate::admin::route::NoRoute;
+use crate::admin::route::Route;
+use crate::admin::route::route;
+use crate::admin::scrape;
+use crate::admin::view;
+use crate::cluster::AdminState;
+use crate::control::CommandError;
+use crate::metrics::CONTENT_TYPE;
+
+/// No request has a use for a body; this much is read and thrown away.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// A reload reads files and resolves names; everything else takes milliseconds.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+const INDEX: &str = include_str!("index.html");
+
+pub type Answer = Response<Full<Bytes>>;
+
+/// Answers one request; never fails, an error is an answer too.
+pub async fn answer<B>(
+    request: Request<B>,
+    door: Door,
+    token: Option<&Token>,
+    sources: &Arc<Sources>,
+) -> Answer
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    if let Err(refusal) = access::check_host(door, head.version, &head.uri, &head.headers) {
+        return refused(refusal);
+    }
+    let route = match route(&head.method, head.uri.path(), head.uri.query()) {
+        Ok(route) => route,
+        Err(no_route) => return unroutable(&no_route),
+    };
+    if route.changes_something()
+        && let Err(refusal) = access::check_change(door, token, &head.headers)
+    {
+        tracing::warn!(
+            request = head.uri.path(),
+            reason = refusal.reason,
+            "admin change refused"
+        );
+        return refused(refusal);
+    }
+    let work = async {
+        match Limited::new(body, MAX_BODY_BYTES).collect().await {
+            Ok(_) => perform(route, sources).await,
+            Err(error) if error.is::<LengthLimitError>() => failed(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than 64 KiB; no request needs one",
+            ),
+            Err(_) => failed(StatusCode::BAD_REQUEST, "the body could not be read"),
+        }
+    };
+    let outcome = tokio::time::timeout(REQUEST_TIMEOUT, work).await;
+    outcome.unwrap_or_else(|_| {
+        failed(
+            StatusCode::GATEWAY_TIMEOUT,
+            "no answer within 30 s; a change may still be under way",
+        )
+    })
+}
+
+async fn perform(route: Route, sources: &Arc<Sources>) -> Answer {
+    let now = Instant::now();
+    match route {
+        Route::Index => typed("text/html; charset=utf-8", INDEX.into()),
+        Route::Alive => typed("text/plain; charset=utf-8", "alive\n".into()),
+        Route::Ready => ready(sources),
+        Route::Metrics => {
+            let table = sources.table.load_full();
+            let metrics = &sources.metrics;
+            let text = metrics.render(|scrape| scrape::publish(&table, scrape));
+            typed(CONTENT_TYPE, text.into())
+        }
+        Route::Status => {
+            let table = sources.table.load_full();
+            ok(&view::status(sources.stage.get(), &table, now))
+        }
+        Route::Clusters => ok(&view::clusters(&sources.table.load_full(), now)),
+        Route::Sessions { limit } => ok(&view::sessions((sources.sessions)().await, limit)),
+        Route::Config => ok(&sources.config.load()),
+        Route::SetAdminState {
+            cluster,
+            backend,
+            state,
+        } => set_admin_state(sources, cluster, backend, state).await,
+        Route::Reload => reload(sources).await,
+    }
+}
+
+fn ready(sources: &Sources) -> Answer {
+    let table = sources.table.load_full();
+    match view::not_ready(sources.stage.get(), &table) {
+        None => typed("text/plain; charset=utf-8", "ready\n".into()),
+        Some(reason) => failed(StatusCode::SERVICE_UNAVAILABLE, reason),
+    }
+}
+
+async fn set_admin_state(
+    sources: &Sources,
+    cluster: String,
+    backend: String,
+    state: AdminState,
+) -> Answer {
+    let done = (sources.set_admin_state)(cluster.clone(), backend.clone(), state);
+    match to_the_end(done).await {
+        Some(Ok(())) => ok(&json!({
+            "cluster": cluster,
+            "backend": backend,
+            "admin_state": state.as_str(),
+        })),
+        Some(Err(error @ CommandError::Unknown(_))) => {
+            failed(StatusCode::NOT_FOUND, &error.to_string())
+        }
+        Some(Err(error @ CommandError::Stopped)) => {
+            failed(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+        }
+        None => failed(StatusCode::INTERNAL_SERVER_ERROR, "the change was aborted"),
+    }
+}
+
+async fn reload(sources: &Sources) -> Answer {
+    match to_the_end((sources.reload)()).await {
+        Some(Ok(result)) => ok(&json!({ "result": result })),
+        Some(Err(errors)) => failed(StatusCode::UNPROCESSABLE_ENTITY, &errors),
+        None => failed(StatusCode::INTERNAL_SERVER_ERROR, "the reload was aborted"),
+    }
+}
+
+/// Runs a change in a task of its own: a client that goes away, or our own
+/// timeout, must not stop it half-way.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    tokio::spawn(change).await.ok()
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    let mut answer = failed(refusal.status, refusal.reason);
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        let scheme = HeaderValue::from_static("Bearer");
+        answer
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    answer
+}
+
+fn unroutable(no_route: &NoRoute) -> Answer {
+    match no_route {
+        NoRoute::NotFound => failed(StatusCode::NOT_FOUND, "no such path; / lists all of them"),
+        NoRoute::BadRequest(reason) => failed(StatusCode::BAD_REQUEST, reason),
+        NoRoute::WrongMethod(allowed) => {
+            let mut answer = failed(StatusCode::METHOD_NOT_ALLOWED, "wrong method for this path");
+            let allowed = HeaderValue::from_static(allowed);
+            answer.headers_mut().insert(header::ALLOW, allowed);
+            answer
+        }
+    }
+}
+
+fn ok(value: &Value) -> Answer {
+    typed("application/json", format!("{value}\n").into())
+}
+
+fn failed(status: StatusCode, error: &str) -> Answer {
+    let mut answer = ok(&json!({ "error": error }));
+    *answer.status_mut() = status;
+    answer
+}
+
+fn typed(content_type: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    let headers = answer.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, content_type),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}

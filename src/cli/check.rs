@@ -1,0 +1,56 @@
+//! `evergate check`: every problem of a file at once.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::config;
+use crate::config::Config;
+use crate::tls::TlsMaterial;
+
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Exit code 0 for a valid file, 1 with every error on stderr. (2, wrong usage, is clap's.)
+pub fn run(args: &CheckArgs) -> ExitCode {
+    let loaded = match config::load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let errors = problems.errors();
+            eprint!("{problems}");
+            eprintln!("\n{}: {}", args.config.display(), counted(errors, "error"));
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in &loaded.warnings {
+        eprintln!("{warning}");
+    }
+    if let Err(errors) = TlsMaterial::load(&loaded.config) {
+        for error in &errors {
+            eprintln!("error: {error}");
+        }
+        let count = counted(errors.len(), "error");
+        eprintln!("\n{}: {count}", args.config.display());
+        return ExitCode::FAILURE;
+    }
+    println!("{}: {}", args.config.display(), summary(&loaded.config));
+    ExitCode::SUCCESS
+}
+
+fn summary(config: &Config) -> String {
+    let backends = config.clusters.iter().map(|c| c.backends.len()).sum();
+    format!(
+        "valid: {}, {}, {}",
+        counted(config.listeners.len(), "listener"),
+        counted(config.clusters.len(), "cluster"),
+        counted(backends, "backend"),
+    )
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}

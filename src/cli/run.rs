@@ -1,0 +1,189 @@
+//! `evergate run`: start, follow signals and files, end.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use tokio::signal::unix::Signal;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::sync::mpsc;
+
+use crate::config::FileWatcher;
+use crate::log;
+use crate::log::Log;
+use crate::server::ApplyError;
+use crate::server::ReloadRequest;
+use crate::server::Server;
+use crate::server::Source;
+use crate::tls::TlsMaterial;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Exit codes beside 0: as a shell reports a process that the signal killed.
+const EXIT_SIGINT: u8 = 130;
+const EXIT_SIGTERM: u8 = 143;
+
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// What made the main loop stop.
+enum Stop {
+    Drain,
+    Now(u8),
+}
+
+/// Runs until a signal ends the process.
+pub fn run(args: Args) -> ExitCode {
+    serve(Source::File(args.config))
+}
+
+/// Runs a configuration from any source until a signal ends the process.
+pub fn serve(source: Source) -> ExitCode {
+    match try_serve(source) {
+        Ok(code) => code,
+        Err(error) => {
+            let text = format!("{error:#}");
+            let led = text.starts_with("error") || text.starts_with("warning");
+            eprintln!("{}{text}", if led { "" } else { "error: " });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_serve(source: Source) -> anyhow::Result<ExitCode> {
+    let prepared = source.prepare(&TlsMaterial::default())?;
+    let log = log::init(&prepared.loaded.config.log)?;
+    for warning in &prepared.loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the main event loop")?;
+    runtime.block_on(async {
+        // Before anything listens: a signal from now on is never lost.
+        let mut signals = Signals::new().context("cannot handle signals")?;
+        let watcher = watch(&source, &prepared.loaded.files);
+        let started = Server::start(source, prepared, log.dropped()).await;
+        let (mut server, mut reloads) = started?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            pid = std::process::id(),
+            workers = server.config().workers.get(),
+            "evergate is running"
+        );
+        notify(&[NotifyState::Ready]);
+        let stop = follow(&mut server, &mut signals, &mut reloads, watcher, &log).await;
+        Ok(end(server, stop, &mut signals).await)
+    })
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+}
+
+/// A missing watcher costs comfort, not service: SIGHUP and the API still reload.
+fn watch(source: &Source, files: &[PathBuf]) -> Option<FileWatcher> {
+    match source {
+        Source::File(_) => match FileWatcher::new(files) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                tracing::warn!(%error, "files are not watched; reload with SIGHUP");
+                None
+            }
+        },
+        Source::Text { .. } => None,
+    }
+}
+
+/// Reloads when asked, until a signal ends it.
+async fn follow(
+    server: &mut Server,
+    signals: &mut Signals,
+    reloads: &mut mpsc::Receiver<ReloadRequest>,
+    mut watcher: Option<FileWatcher>,
+    log: &Log,
+) -> Stop {
+    loop {
+        let asked = tokio::select! {
+            _ = signals.interrupt.recv() => return Stop::Now(EXIT_SIGINT),
+            _ = signals.terminate.recv() => return Stop::Drain,
+            _ = signals.hangup.recv() => None,
+            Some(request) = reloads.recv() => Some(request),
+            () = changed(watcher.as_mut()) => None,
+        };
+        let result = server.reload(Some(log)).await;
+        if let Some(watcher) = &mut watcher
+            && let Err(error) = watcher.set_files(server.files())
+        {
+            tracing::warn!(%error, "some files are not watched; reload with SIGHUP");
+        }
+        if let Some(ReloadRequest { done }) = asked {
+            // The asker may have hung up; the reload is done all the same.
+            let _ = done.send(result.map_err(|error: ApplyError| error.to_string()));
+        }
+    }
+}
+
+async fn changed(watcher: Option<&mut FileWatcher>) {
+    match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn end(mut server: Server, stop: Stop, signals: &mut Signals) -> ExitCode {
+    notify(&[NotifyState::Stopping]);
+    let code = match stop {
+        Stop::Now(code) => {
+            tracing::info!("SIGINT: ending at once");
+            code
+        }
+        Stop::Drain => {
+            let timeout = server.config().drain_timeout;
+            tracing::info!(drain_timeout = ?timeout, "SIGTERM: draining");
+            drain(&mut server, signals).await
+        }
+    };
+    server.stop().await;
+    tracing::info!(exit_code = code, "evergate has stopped");
+    ExitCode::from(code)
+}
+
+async fn drain(server: &mut Server, signals: &mut Signals) -> u8 {
+    let timeout = server.config().drain_timeout;
+    tokio::select! {
+        severed = server.drain(timeout) => {
+            if severed > 0 {
+                tracing::warn!(sessions = severed, "drain deadline passed, sessions severed");
+            }
+            0
+        }
+        _ = signals.interrupt.recv() => EXIT_SIGINT,
+        _ = signals.terminate.recv() => EXIT_SIGTERM,
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell; with it, a failure only delays its view.
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd was not notified");
+    }
+}

@@ -1,0 +1,209 @@
+//! A cluster's `health_check` section.
+
+use std::num::NonZeroU16;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::config::CheckKind;
+use crate::config::HealthCheckConfig;
+use crate::config::HttpCheck;
+use crate::config::reader::Reader;
+use crate::config::resolve::cluster::narrow;
+use crate::config::source::Sources;
+use crate::config::tree::Node;
+use crate::config::tree::Value;
+use crate::config::values;
+use crate::config::values::Wrong;
+
+/// Fast enough to find a failure within the figures that Evergate promises, slow enough for the
+/// backend's log and processor.
+const DEFAULT_FAST_INTERVAL: Duration = Duration::from_millis(50);
+/// Below the default interval, so that a probe ends before the next one is due.
+const DEFAULT_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Which kinds have a use for a key; a key that is not here fits all.
+const KEYS_BY_KIND: &[(&str, &[&str])] = &[
+    ("send", &["tcp"]),
+    ("expect", &["tcp", "http"]),
+    ("path", &["http"]),
+    ("host", &["http"]),
+    ("method", &["http"]),
+    ("body", &["http"]),
+    ("tls", &["http"]),
+    ("command", &["exec"]),
+    ("port", &["tcp", "tls", "http"]),
+];
+
+pub(super) fn read(
+    sources: &mut Sources,
+    cluster: &mut Reader<'_>,
+    cluster_has_tls: bool,
+) -> HealthCheckConfig {
+    let mut check = cluster.section(sources, "health_check");
+    let word = check.choice(sources, "kind");
+    refuse_foreign_keys(sources, &check, word);
+    let kind = match word {
+        "tls" => CheckKind::Tls,
+        "http" => CheckKind::Http(read_http(sources, &mut check)),
+        "exec" => read_exec(sources, &mut check),
+        _ => read_tcp(sources, &mut check),
+    };
+    let needs_tls = match &kind {
+        CheckKind::Tls => Some("kind"),
+        CheckKind::Http(http) if http.tls => Some("tls"),
+        _ => None,
+    };
+    if let Some(key) = needs_tls.filter(|_| !cluster_has_tls) {
+        let message = "this check asks over TLS, but the cluster has no `tls` settings";
+        let help = "add `tls: {mode: verify_full, ca_file: …}` to the cluster";
+        let at = check.place(key);
+        sources.error(at, Wrong::new(message, help));
+    }
+    let (interval, fast_interval, timeout) = read_times(sources, &mut check);
+    let port = match word {
+        "exec" => None,
+        _ => check.count(sources, "port"),
+    };
+    let config = HealthCheckConfig {
+        kind,
+        interval,
+        fast_interval,
+        timeout,
+        rise: positive(check.count(sources, "rise")),
+        fall: positive(check.count(sources, "fall")),
+        port: port.and_then(|port| NonZeroU16::new(u16::try_from(port).ok()?)),
+        max_damping: check.duration(sources, "max_damping"),
+    };
+    cluster.attach("health_check", check);
+    config
+}
+
+fn positive(value: Option<u64>) -> NonZeroU32 {
+    value
+        .map(narrow)
+        .and_then(NonZeroU32::new)
+        .unwrap_or(NonZeroU32::MIN)
+}
+
+/// Interval, fast interval and timeout. The defaults of the last two give way to a short interval.
+fn read_times(sources: &mut Sources, check: &mut Reader<'_>) -> (Duration, Duration, Duration) {
+    let interval = check.optional_duration(sources, "interval");
+    let mut within = |name: &'static str, default: Duration| {
+        let written = check.optional_duration(sources, name);
+        match (written, interval) {
+            (Some(written), Some(interval)) if written > interval => {
+                let written = values::show_duration(written);
+                let interval = values::show_duration(interval);
+                let message = format!("`{name}` {written} is longer than `interval` {interval}");
+                let help = "shorten it, or lengthen `interval`";
+                sources.error(check.place(name), Wrong::new(message, help));
+            }
+            _ => {}
+        }
+        written.unwrap_or_else(|| {
+            let value = interval.map_or(default, |interval| interval.min(default));
+            if check.entry(name).is_none() {
+                check.derived(name, values::show_duration(value));
+            }
+            value
+        })
+    };
+    let fast_interval = within("fast_interval", DEFAULT_FAST_INTERVAL);
+    let timeout = within("timeout", DEFAULT_TIMEOUT);
+    (interval.unwrap_or_default(), fast_interval, timeout)
+}
+
+fn refuse_foreign_keys(sources: &mut Sources, check: &Reader<'_>, kind: &str) {
+    if kind.is_empty() {
+        return;
+    }
+    for (key, kinds) in KEYS_BY_KIND {
+        if let Some(entry) = check.entry(key)
+            && !kinds.contains(&kind)
+        {
+            let message = format!("`{key}` has no meaning for a check of kind `{kind}`");
+            let help = format!("it belongs to kind {}", kinds.join(", "));
+            sources.error(entry.key_at, Wrong::new(message, help));
+        }
+    }
+}
+
+fn read_tcp(sources: &mut Sources, check: &mut Reader<'_>) -> CheckKind {
+    let send = check.text(sources, "send").unwrap_or_default();
+    let expect = check.text(sources, "expect");
+    if expect.as_deref() == Some("") {
+        let wrong = Wrong::new("`expect` is empty, so any answer fits", "remove it");
+        sources.error(check.place("expect"), wrong);
+    }
+    CheckKind::Tcp {
+        send: send.into_bytes(),
+        expect: expect.map(String::into_bytes),
+    }
+}
+
+fn read_exec(sources: &mut Sources, check: &mut Reader<'_>) -> CheckKind {
+    if check.entry("command").is_none() {
+        let message = "a check of kind `exec` needs the key `command`";
+        let help = "as in `command: [/usr/local/bin/check-db, --quick]`";
+        sources.error(check.place("kind"), Wrong::new(message, help));
+    }
+    let command = check.texts(sources, "command");
+    CheckKind::Exec { command }
+}
+
+fn read_http(sources: &mut Sources, check: &mut Reader<'_>) -> HttpCheck {
+    let path = check.text(sources, "path").unwrap_or_default();
+    let printable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    if check.entry("path").is_some() && !(path.starts_with('/') && printable(&path)) {
+        let message = "`path` must begin with `/` and have no spaces";
+        sources.error(check.place("path"), Wrong::new(message, "as in `/status`"));
+    }
+    let host = check.text(sources, "host");
+    if host
+        .as_deref()
+        .is_some_and(|host| host.is_empty() || !printable(host))
+    {
+        let wrong = Wrong::new(
+            "`host` cannot be sent in a header",
+            "as in `db.example.com`",
+        );
+        sources.error(check.place("host"), wrong);
+    }
+    HttpCheck {
+        path,
+        host,
+        method: check.choice(sources, "method").to_owned(),
+        expect: read_status(sources, check),
+        body: check.text(sources, "body"),
+        tls: check.flag(sources, "tls"),
+    }
+}
+
+fn read_status(sources: &mut Sources, check: &mut Reader<'_>) -> Vec<(u16, u16)> {
+    let Some(node) = check.node("expect") else {
+        check.derived("expect", vec!["200-299"]);
+        return vec![(200, 299)];
+    };
+    let nodes: Vec<&Node> = match &node.value {
+        Value::List(_) => check
+            .list(sources, "expect")
+            .unwrap_or_default()
+            .iter()
+            .collect(),
+        _ => vec![node],
+    };
+    let mut ranges = Vec::new();
+    for node in nodes {
+        match values::status_range(node) {
+            Ok(range) => ranges.push(range),
+            Err(wrong) => sources.error(node.at, wrong),
+        }
+    }
+    let show = |(low, high): &(u16, u16)| match low == high {
+        true => low.to_string(),
+        false => format!("{low}-{high}"),
+    };
+    let shown: Vec<String> = ranges.iter().map(show).collect();
+    check.attach_value("expect", shown.into(), Vec::new());
+    ranges
+}

@@ -1,0 +1,119 @@
+//! What only shows when clusters and listeners are seen together.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use crate::config::ClusterConfig;
+use crate::config::HashKey;
+use crate::config::Policy;
+use crate::config::resolve::Placed;
+use crate::config::resolve::listener::Read;
+use crate::config::resolve::process::Process;
+use crate::config::source::Sources;
+use crate::config::tree::At;
+use crate::config::tree::Entry;
+use crate::config::values;
+use crate::config::values::Wrong;
+
+/// Every cluster that a listener names exists and fits; every cluster is used.
+pub(super) fn check(
+    sources: &mut Sources,
+    entries: &[&Entry],
+    clusters: &[Placed<ClusterConfig>],
+    listeners: &[Placed<Read>],
+) {
+    let declared: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+    let by_name: HashMap<&str, &ClusterConfig> = clusters
+        .iter()
+        .map(|cluster| (&*cluster.value.name, &cluster.value))
+        .collect();
+    let mut used = HashSet::new();
+    for listener in listeners {
+        for (name, at) in &listener.value.names {
+            used.insert(&**name);
+            if !declared.contains(&**name) && !declared.is_empty() {
+                let names = entries.iter().map(|entry| entry.key.as_str());
+                let help = values::suggestion(name, names);
+                let message = format!("there is no cluster `{name}`");
+                sources.error(*at, Wrong::new(message, help));
+            }
+            if let Some(cluster) = by_name.get(&**name) {
+                check_sni_key(sources, cluster, listener, *at);
+            }
+        }
+    }
+    if sources.has_errors() {
+        // A mistyped name is reported already; that the right one is unused follows from it.
+        return;
+    }
+    for cluster in clusters {
+        if !used.contains(&*cluster.value.name) {
+            let message = format!("no listener uses the cluster `{}`", cluster.value.name);
+            let help = "its backends are probed for nothing";
+            sources.warn(cluster.at, Wrong::new(message, help));
+        }
+    }
+}
+
+/// A cluster that hashes the server name needs a listener that learns it.
+fn check_sni_key(sources: &mut Sources, cluster: &ClusterConfig, listener: &Placed<Read>, at: At) {
+    let hashes_sni = matches!(
+        cluster.balance.policy,
+        Policy::ConsistentHash(hash) if hash.key == HashKey::Sni
+    );
+    let config = &listener.value.config;
+    if hashes_sni && config.tls.is_none() && config.routes.is_empty() {
+        let message = format!(
+            "the cluster `{}` hashes the server name, which this listener does not learn",
+            cluster.name
+        );
+        let help = "add `tls` or `routes` to the listener, or hash `client_ip`";
+        sources.error(at, Wrong::new(message, help));
+    }
+}
+
+/// No two things listen on one place.
+pub(super) fn binds(sources: &mut Sources, listeners: &[Placed<Read>], process: &Process) {
+    let mut seen: HashMap<u16, Vec<(SocketAddr, At)>> = HashMap::new();
+    for listener in listeners {
+        let (bind, at) = (listener.value.config.bind, listener.value.bind_at);
+        let others = seen.entry(bind.port()).or_default();
+        if let Some((other, first)) = others.iter().find(|(other, _)| overlap(bind, *other)) {
+            let message = format!("`{bind}` and `{other}` are the same place");
+            let wrong = Wrong::new(message, "give one of them another port");
+            sources.conflict(at, wrong, "the other one is here", *first);
+        }
+        others.push((bind, at));
+    }
+    let Some(admin) = process.admin.as_ref().and_then(|admin| admin.bind) else {
+        return;
+    };
+    for (bind, at) in seen.get(&admin.port()).into_iter().flatten() {
+        if !overlap(*bind, admin) {
+            continue;
+        }
+        match process.admin_bind_at {
+            Some(admin_at) => {
+                let message = format!("`{admin}` is also the place of a listener");
+                let wrong = Wrong::new(message, "give one of them another port");
+                sources.conflict(admin_at, wrong, "the listener is here", *at);
+            }
+            None => {
+                let message = format!("`{bind}` is taken by `admin`, which listens on {admin}");
+                let help = "use another port, or set `admin: {bind: …}`";
+                sources.error(*at, Wrong::new(message, help));
+            }
+        }
+    }
+}
+
+/// Whether the kernel would refuse the second. `[::]` takes IPv4 as well.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let everything = |address: SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
+    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || (same_family && any) || everything(a) || everything(b))
+}

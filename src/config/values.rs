@@ -1,0 +1,356 @@
+//! One node to one typed value, or what is wrong with it. Pure.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::cluster::Name;
+use crate::config::Host;
+use crate::config::tree::Node;
+use crate::config::tree::Value;
+
+/// Why a value is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl Wrong {
+    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            help: Some(help.into()),
+        }
+    }
+
+    pub fn expected(what: &str, found: &Node) -> Self {
+        Self {
+            message: format!("expected {what}, found {}", found.shown()),
+            help: None,
+        }
+    }
+
+    fn not(what: &str, found: &Node, help: &str) -> Self {
+        Self::new(format!("{} is not {what}", found.shown()), help)
+    }
+}
+
+/// The word nearest to `wrong`, if one is near enough to be meant.
+pub(super) fn nearest<'w>(wrong: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    let wrong = wrong.to_lowercase();
+    // A third of the letters: `weigth` finds `weight`, `foo` finds nothing.
+    let max_edits = (wrong.chars().count() / 3).max(1);
+    words
+        .map(|word| (strsim::damerau_levenshtein(&wrong, word), word))
+        .filter(|(edits, word)| *edits <= max_edits && *edits < word.chars().count())
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, word)| word)
+}
+
+/// "did you mean" when a word is near, else all words.
+pub(super) fn suggestion<'w>(wrong: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
+    if let Some(word) = nearest(wrong, words.clone()) {
+        return format!("did you mean `{word}`?");
+    }
+    let words: Vec<String> = words.map(|word| format!("`{word}`")).collect();
+    match words.as_slice() {
+        [] => "nothing may stand here".to_owned(),
+        [only] => format!("expected {only}"),
+        _ => format!("expected one of {}", words.join(", ")),
+    }
+}
+
+pub(super) fn choice(node: &Node, words: &'static [&'static str]) -> Result<&'static str, Wrong> {
+    let known = words.iter().copied();
+    let Some(word) = node.word() else {
+        let mut wrong = Wrong::expected("a word", node);
+        wrong.help = Some(suggestion("", known));
+        return Err(wrong);
+    };
+    if let Some(found) = known.clone().find(|known| *known == word) {
+        return Ok(found);
+    }
+    Err(Wrong::new(
+        format!("{} is not known here", node.shown()),
+        suggestion(&word, known),
+    ))
+}
+
+pub(super) fn flag(node: &Node) -> Result<bool, Wrong> {
+    match &node.value {
+        Value::Flag(value) => Ok(*value),
+        Value::Text(text) if text.written.is_some() && text.value == "true" => Ok(true),
+        Value::Text(text) if text.written.is_some() && text.value == "false" => Ok(false),
+        _ => Err(Wrong::expected("`true` or `false`", node)),
+    }
+}
+
+pub(super) fn count(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Wrong> {
+    let value = match &node.value {
+        Value::Integer(value) => *value,
+        Value::Text(text) => match text.value.trim().parse::<i128>() {
+            Ok(value) if text.written.is_some() => value,
+            Ok(value) => {
+                let message = format!("expected a number, found the text {}", node.shown());
+                return Err(Wrong::new(message, format!("write `{value}`, no quotes")));
+            }
+            Err(_) => return Err(Wrong::expected("a whole number", node)),
+        },
+        _ => return Err(Wrong::expected("a whole number", node)),
+    };
+    let (min, max) = (*range.start(), *range.end());
+    match u64::try_from(value) {
+        Ok(value) if range.contains(&value) => Ok(value),
+        _ if min == max => Err(Wrong::new(
+            format!("{} is not supported", node.shown()),
+            format!("write `{min}`"),
+        )),
+        _ => Err(Wrong::new(
+            format!("{} is out of range", node.shown()),
+            format!("expected {min} to {max}"),
+        )),
+    }
+}
+
+pub(super) fn ratio(node: &Node, range: &RangeInclusive<f64>) -> Result<f64, Wrong> {
+    let value = match &node.value {
+        Value::Integer(value) => *value as f64,
+        Value::Number(value) => *value,
+        Value::Text(text) if text.written.is_some() => match text.value.trim().parse() {
+            Ok(value) => value,
+            Err(_) => return Err(Wrong::expected("a number", node)),
+        },
+        _ => return Err(Wrong::expected("a number", node)),
+    };
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(Wrong::new(
+        format!("{} is out of range", node.shown()),
+        format!("expected {} to {}", range.start(), range.end()),
+    ))
+}
+
+/// Units and their length in milliseconds; the longest spelling of a letter first.
+const UNITS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+
+pub(super) fn duration(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+    let text = match &node.value {
+        Value::Text(text) => text.value.trim(),
+        Value::Integer(value) => {
+            return Err(Wrong::new(
+                format!("{} has no unit", node.shown()),
+                format!("write `{value}s` for seconds or `{value}ms` for milliseconds"),
+            ));
+        }
+        Value::Number(_) => {
+            return Err(Wrong::new(
+                format!("{} has no unit", node.shown()),
+                "write a unit: `ms`, `s`, `m`, `h` or `d`, as in `1.5s`",
+            ));
+        }
+        _ => return Err(Wrong::expected("a duration", node)),
+    };
+    let value = parse_duration(text).ok_or_else(|| {
+        Wrong::not(
+            "a duration",
+            node,
+            "write a number and a unit (`ms`, `s`, `m`, `h`, `d`), as in `800ms`, `1.5s` or `1h30m`",
+        )
+    })?;
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (min, max) = (show_duration(*range.start()), show_duration(*range.end()));
+    Err(Wrong::new(
+        format!("{} is out of range", node.shown()),
+        format!("expected {min} to {max}"),
+    ))
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let number: f64 = number.parse().ok()?;
+        let part = Duration::try_from_secs_f64(number * *millis as f64 / 1000.0).ok()?;
+        total = total.checked_add(part)?;
+        rest = tail;
+    }
+    Some(total)
+}
+
+/// The shortest way to write a duration.
+pub(super) fn show_duration(value: Duration) -> String {
+    let millis = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    let unit = UNITS.iter().rev().find(|(_, size)| millis % size == 0);
+    let (name, size) = unit.unwrap_or(&UNITS[0]);
+    format!("{}{name}", millis / size)
+}
+
+/// Longest name that is written: it is a metric label and stands in every log line.
+const MAX_NAME_BYTES: usize = 128;
+
+pub(super) fn name(node: &Node) -> Result<Name, Wrong> {
+    let text = node.text()?;
+    name_text(&text.value)
+        .map(|()| Name::from(text.value.as_str()))
+        .map_err(|problem| Wrong {
+            message: format!("{} cannot be a name: {problem}", node.shown()),
+            help: None,
+        })
+}
+
+/// Names stand in paths of the API, in metric labels and in logs.
+pub(super) fn name_text(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > MAX_NAME_BYTES {
+        return Err("it is longer than 128 bytes");
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-:[]".contains(c);
+    if text.chars().all(allowed) {
+        Ok(())
+    } else {
+        Err("use letters, digits and `.` `_` `-` `:`")
+    }
+}
+
+/// A place to listen on.
+pub(super) fn socket_address(node: &Node) -> Result<SocketAddr, Wrong> {
+    let help = "write an IP address and a port, as in `0.0.0.0:5432` or `[::]:5432`";
+    let Value::Text(text) = &node.value else {
+        return Err(Wrong::not("an address to listen on", node, help));
+    };
+    let value = text.value.trim();
+    // `:5432` is what other tools accept; which family it means differs between them.
+    value
+        .parse()
+        .map_err(|_| Wrong::not("an address to listen on", node, help))
+}
+
+/// A backend's address.
+pub(super) fn host_and_port(node: &Node) -> Result<(Host, NonZeroU16), Wrong> {
+    let help = "write `host:port`, as in `db1.internal:5432`, `10.0.0.1:5432` or `[::1]:5432`";
+    let wrong = || Wrong::not("a backend's address", node, help);
+    let Value::Text(text) = &node.value else {
+        return Err(wrong());
+    };
+    let (host, port) = text.value.rsplit_once(':').ok_or_else(wrong)?;
+    if port == "0" {
+        return Err(Wrong::new(
+            format!("{} has port 0, which nothing listens on", node.shown()),
+            help,
+        ));
+    }
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let host = match (bracketed, host.parse::<IpAddr>()) {
+        (Some(inside), _) => Host::Ip(IpAddr::V6(inside.parse().map_err(|_| wrong())?)),
+        (None, Ok(IpAddr::V4(address))) => Host::Ip(IpAddr::V4(address)),
+        (None, Ok(IpAddr::V6(_))) => return Err(wrong()),
+        (None, Err(_)) if is_host_name(host) => Host::Name(Name::from(host)),
+        (None, Err(_)) => return Err(wrong()),
+    };
+    Ok((host, port))
+}
+
+/// RFC 1123, and underscores, which container networks use.
+pub(super) fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let text = text.strip_suffix('.').unwrap_or(text);
+    // All digits and dots is a mistyped IPv4 address.
+    let numeric = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    text.len() <= 253 && !numeric && text.split('.').all(label)
+}
+
+/// A server name that a client asks for; `*.` may stand for one label.
+pub(super) fn server_name(node: &Node, wildcard: bool) -> Result<String, Wrong> {
+    let text = node.text()?;
+    let lower = text.value.to_lowercase();
+    let tail = match lower.strip_prefix("*.") {
+        Some(tail) if wildcard => tail,
+        _ => lower.as_str(),
+    };
+    if is_host_name(tail) && !tail.ends_with('.') {
+        return Ok(lower);
+    }
+    let help = if wildcard {
+        "write a host name, as in `db.example.com` or `*.example.com`"
+    } else {
+        "write a host name, as in `db.example.com`"
+    };
+    Err(Wrong::not("a server name", node, help))
+}
+
+/// A network; a lone address is a network of one.
+pub(super) fn network(node: &Node) -> Result<IpNet, Wrong> {
+    let help = "write a network, as in `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`";
+    let Value::Text(text) = &node.value else {
+        return Err(Wrong::not("a network", node, help));
+    };
+    let value = text.value.trim();
+    let network: IpNet = match value.parse::<IpAddr>() {
+        Ok(address) => address.into(),
+        Err(_) => value
+            .parse()
+            .map_err(|_| Wrong::not("a network", node, help))?,
+    };
+    if network.addr() != network.network() {
+        return Err(Wrong::new(
+            format!("{} has bits set outside its prefix", node.shown()),
+            format!("did you mean `{}`?", network.trunc()),
+        ));
+    }
+    Ok(network)
+}
+
+/// Status codes of a health check: `200` or `200-299`.
+pub(super) fn status_range(node: &Node) -> Result<(u16, u16), Wrong> {
+    let help = "write a status code or a range, as in `200` or `200-299`";
+    let wrong = || Wrong::not("a range of status codes", node, help);
+    let word = node.word().ok_or_else(wrong)?;
+    let (low, high) = word.split_once('-').unwrap_or((&word, &word));
+    let code = |text: &str| text.trim().parse::<u16>().ok();
+    match (code(low), code(high)) {
+        (Some(low), Some(high)) if (100..=599).contains(&low) && (low..=599).contains(&high) => {
+            Ok((low, high))
+        }
+        _ => Err(wrong()),
+    }
+}

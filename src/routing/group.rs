@@ -1,0 +1,217 @@
+//! The backends of a cluster that may be picked, by preference: tier, then own zone.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::cluster::AdminState;
+use crate::cluster::Name;
+use crate::cluster::takes_new_sessions;
+use crate::config::ClusterConfig;
+use crate::config::Panic;
+use crate::routing::balance::Balancer;
+use crate::routing::balance::Member;
+use crate::routing::balance::Scale;
+use crate::routing::balance::View;
+use crate::routing::handle::BackendHandle;
+use crate::routing::handle::ConnectionGuard;
+use crate::routing::table::BackendEntry;
+use crate::routing::table::PickRequest;
+
+/// Picks that may lose their place to another worker before the session queues.
+/// Each loss means that another session was served, so more of them only burn time.
+const MAX_RACES: usize = 8;
+
+/// The share of its weight that a returning backend has at once: with less, a cluster
+/// of few sessions would hardly find out that it is well.
+const MIN_WARMTH: f64 = 0.1;
+
+/// Backends of one tier that may be picked. Never empty.
+#[derive(Debug)]
+pub(super) struct Tier {
+    /// The own zone first; never empty.
+    pub(super) groups: Vec<Group>,
+}
+
+/// Backends among which one balancer picks.
+#[derive(Debug)]
+pub(super) struct Group {
+    balancer: Balancer,
+    /// In the order of the balancer's members.
+    pub(super) places: Vec<Place>,
+}
+
+/// What a pick reads of one backend, close together: a pick may look at thousands.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) handle: Arc<BackendHandle>,
+    pub(super) max_connections: Option<NonZeroU32>,
+    warming_since: Option<Instant>,
+    /// Position in [`ClusterTable::backends`].
+    backend: usize,
+}
+
+impl Tier {
+    pub(super) fn has_untried(&self, request: &PickRequest<'_>) -> bool {
+        self.groups
+            .iter()
+            .flat_map(|group| &group.places)
+            .any(|place| !place.was_tried(request))
+    }
+}
+
+impl Group {
+    /// Takes a place; returns the position among the cluster's backends.
+    pub(super) fn pick(
+        &self,
+        key: u64,
+        cursor: &AtomicU64,
+        random: &mut fastrand::Rng,
+        request: &PickRequest<'_>,
+        slow_start: Duration,
+    ) -> Option<(usize, ConnectionGuard)> {
+        let view = GroupView {
+            places: &self.places,
+            request,
+            slow_start,
+        };
+        for _ in 0..MAX_RACES {
+            let place = &self.places[self.balancer.pick(key, cursor, random, &view)?];
+            // Lost against another worker: the backend is full now, and the next pick sees it.
+            if let Some(guard) = place.handle.acquire(place.max_connections) {
+                return Some((place.backend, guard));
+            }
+        }
+        None
+    }
+}
+
+impl Place {
+    fn was_tried(&self, request: &PickRequest<'_>) -> bool {
+        // Nearly always empty: then the handle is not touched.
+        !request.tried.is_empty() && request.tried.contains(&self.handle.id)
+    }
+}
+
+/// A group as one request sees it.
+struct GroupView<'a> {
+    places: &'a [Place],
+    request: &'a PickRequest<'a>,
+    slow_start: Duration,
+}
+
+impl View for GroupView<'_> {
+    fn active(&self, member: usize) -> u32 {
+        self.places[member].handle.active()
+    }
+
+    fn latency(&self, member: usize) -> Duration {
+        self.places[member].handle.latency(self.request.now)
+    }
+
+    fn open(&self, member: usize) -> bool {
+        let place = &self.places[member];
+        let has_room = match place.max_connections {
+            Some(max) => place.handle.active() < max.get(),
+            None => true,
+        };
+        has_room && !place.was_tried(self.request)
+    }
+
+    fn warmth(&self, member: usize) -> f64 {
+        let Some(since) = self.places[member].warming_since else {
+            return 1.0;
+        };
+        if self.slow_start.is_zero() {
+            return 1.0;
+        }
+        let elapsed = self.request.now.saturating_duration_since(since);
+        let warmth = elapsed.as_secs_f64() / self.slow_start.as_secs_f64();
+        warmth.clamp(MIN_WARMTH, 1.0)
+    }
+}
+
+/// Groups the backends that may be picked by tier, then own zone.
+pub(super) fn tiers(
+    config: &ClusterConfig,
+    backends: &[BackendEntry],
+    own_zone: Option<&Name>,
+) -> Vec<Tier> {
+    let mut scales: BTreeMap<Rank, Scale> = BTreeMap::new();
+    for entry in backends.iter().filter(|entry| entry.config.weight > 0) {
+        let scale = scales.entry(rank(entry, own_zone)).or_default();
+        scale.count(entry.config.weight);
+    }
+    let mut ranked: BTreeMap<Rank, Vec<usize>> = BTreeMap::new();
+    for position in eligible(config, backends) {
+        let rank = rank(&backends[position], own_zone);
+        ranked.entry(rank).or_default().push(position);
+    }
+    let mut tiers: BTreeMap<u32, Tier> = BTreeMap::new();
+    for (rank, positions) in ranked {
+        let scale = scales.get(&rank).copied().unwrap_or_default();
+        let tier = tiers
+            .entry(rank.tier)
+            .or_insert(Tier { groups: Vec::new() });
+        tier.groups.push(group(config, backends, positions, scale));
+    }
+    tiers.into_values().collect()
+}
+
+/// Positions of the backends that may be picked.
+fn eligible(config: &ClusterConfig, backends: &[BackendEntry]) -> Vec<usize> {
+    let all = |takes: &dyn Fn(&BackendEntry) -> bool| -> Vec<usize> {
+        let routable = |entry: &BackendEntry| entry.config.weight > 0 && entry.address.is_some();
+        (0..backends.len())
+            .filter(|position| routable(&backends[*position]) && takes(&backends[*position]))
+            .collect()
+    };
+    let healthy = all(&|entry| takes_new_sessions(entry.health, entry.admin));
+    if healthy.is_empty() && config.failover.panic == Panic::TryAll {
+        return all(&|entry| entry.admin == AdminState::Ready);
+    }
+    healthy
+}
+
+/// Where a backend belongs; the lowest is preferred.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    tier: u32,
+    is_remote: bool,
+}
+
+fn rank(entry: &BackendEntry, own_zone: Option<&Name>) -> Rank {
+    Rank {
+        tier: entry.config.tier,
+        is_remote: own_zone.is_some() && entry.config.zone.as_ref() != own_zone,
+    }
+}
+
+fn group(
+    config: &ClusterConfig,
+    backends: &[BackendEntry],
+    positions: Vec<usize>,
+    scale: Scale,
+) -> Group {
+    let members = positions.iter().map(|position| Member {
+        name: Name::clone(&backends[*position].config.name),
+        weight: backends[*position].config.weight,
+    });
+    let balancer = Balancer::new(config.balance.policy, members.collect(), scale);
+    let places = positions.into_iter().map(|backend| {
+        let entry = &backends[backend];
+        Place {
+            handle: Arc::clone(&entry.handle),
+            max_connections: entry.config.max_connections,
+            warming_since: entry.warming_since,
+            backend,
+        }
+    });
+    Group {
+        balancer,
+        places: places.collect(),
+    }
+}

@@ -1,0 +1,359 @@
+//! Wires the planes together: start, reload (all or nothing), end.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::admin::EffectiveConfig;
+use crate::cluster::AdminState;
+use crate::config;
+use crate::config::Config;
+use crate::config::Diagnostics;
+use crate::config::Loaded;
+use crate::control;
+use crate::control::CommandError;
+use crate::control::ControlHandle;
+use crate::control::Desired;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::net;
+use crate::proxy::BindError;
+use crate::proxy::Proxy;
+use crate::report;
+use crate::routing::SharedTable;
+use crate::shutdown::SharedStage;
+use crate::shutdown::Stage;
+use crate::tls::TlsError;
+use crate::tls::TlsMaterial;
+
+/// Descriptors kept for everything but client connections: listeners, probes, files, admin.
+const RESERVED_DESCRIPTORS: usize = 256;
+/// A relayed connection has two sockets.
+const DESCRIPTORS_PER_CONNECTION: usize = 2;
+/// Reload requests that may wait; more than one waiting reload would do the same work twice.
+const MAX_PENDING_RELOADS: usize = 16;
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    File(PathBuf),
+    /// Text made by this process, under a name for its messages.
+    Text {
+        name: PathBuf,
+        text: String,
+    },
+}
+
+/// Why a configuration is not in force. Displays as the full report.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error("{0}")]
+    Config(#[from] Diagnostics),
+    #[error("{}", lines(.0))]
+    Tls(Vec<TlsError>),
+    #[error("{}", lines(.0))]
+    Bind(Vec<BindError>),
+    #[error(transparent)]
+    Control(#[from] CommandError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A configuration that is valid as far as files go; nothing is bound yet.
+#[derive(Debug)]
+pub struct Prepared {
+    pub loaded: Loaded,
+    tls: TlsMaterial,
+}
+
+/// A reload that someone asked for, with the way to answer.
+#[derive(Debug)]
+pub struct ReloadRequest {
+    pub done: oneshot::Sender<Result<String, String>>,
+}
+
+/// The running process: both planes, the admin API and what reloads need.
+#[derive(Debug)]
+pub struct Server {
+    source: Source,
+    config: Arc<Config>,
+    tls: TlsMaterial,
+    files: Vec<PathBuf>,
+    proxy: Proxy,
+    control: ControlHandle,
+    table: SharedTable,
+    metrics: Arc<Metrics>,
+    stage: SharedStage,
+    effective: EffectiveConfig,
+    admin: Option<JoinHandle<()>>,
+    admin_stop: CancellationToken,
+}
+
+impl Source {
+    /// The name used in messages.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Text { name, .. } => name,
+        }
+    }
+
+    /// Reads and checks everything that can be checked without binding.
+    ///
+    /// # Errors
+    /// All that is wrong with the files.
+    pub fn prepare(&self, previous: &TlsMaterial) -> Result<Prepared, ApplyError> {
+        let loaded = match self {
+            Self::File(path) => config::load(path)?,
+            Self::Text { name, text } => config::load_text(name, text)?,
+        };
+        let tls = TlsMaterial::reload(&loaded.config, previous).map_err(ApplyError::Tls)?;
+        Ok(Prepared { loaded, tls })
+    }
+}
+
+impl Server {
+    /// Binds everything, starts both planes and publishes the first table. Returns the
+    /// server and the reloads that the admin API asks for.
+    ///
+    /// # Errors
+    /// What could not be bound or started; nothing runs then.
+    pub async fn start(
+        source: Source,
+        prepared: Prepared,
+        log_dropped: Arc<std::sync::atomic::AtomicU64>,
+    ) -> Result<(Self, mpsc::Receiver<ReloadRequest>), ApplyError> {
+        let Prepared { loaded, tls } = prepared;
+        let config = fit_descriptors(loaded.config);
+        let admin_bound = match &config.admin {
+            Some(admin_config) => Some(admin::bind(admin_config)?),
+            None => None,
+        };
+        let metrics = Arc::new(Metrics::new(log_dropped));
+        let table = SharedTable::default();
+        let (reporter, reports) = report::channel();
+        let mut proxy = Proxy::start(
+            config.workers,
+            table.clone(),
+            reporter,
+            Arc::clone(&metrics),
+        )?;
+        let bound = proxy.bind(&config).map_err(ApplyError::Bind)?;
+        let control = control::start(table.clone(), reports, Arc::clone(&metrics))?;
+        let config = Arc::new(config);
+        let desired = Desired {
+            config: Arc::clone(&config),
+            tls: tls.clone(),
+        };
+        control.apply(desired).await?;
+        proxy.commit(bound, &config);
+        metrics.record_first_load();
+
+        let mut server = Self {
+            source,
+            config,
+            tls,
+            files: loaded.files,
+            proxy,
+            control,
+            table,
+            metrics,
+            stage: SharedStage::default(),
+            effective: EffectiveConfig::default(),
+            admin: None,
+            admin_stop: CancellationToken::new(),
+        };
+        server.effective.set(loaded.effective);
+        let reloads = server.serve_admin(admin_bound);
+        server.stage.set(Stage::Serving);
+        Ok((server, reloads))
+    }
+
+    fn serve_admin(&mut self, bound: Option<admin::Bound>) -> mpsc::Receiver<ReloadRequest> {
+        let (requests, reloads) = mpsc::channel(MAX_PENDING_RELOADS);
+        tokio::spawn(admin::keep_metrics(
+            self.table.clone(),
+            Arc::clone(&self.metrics),
+        ));
+        let Some(bound) = bound else {
+            return reloads;
+        };
+        let views = Arc::new(self.proxy.session_views());
+        let sources = admin::Sources {
+            table: self.table.clone(),
+            metrics: Arc::clone(&self.metrics),
+            stage: self.stage.clone(),
+            config: self.effective.clone(),
+            sessions: Arc::new(move || {
+                let views = Arc::clone(&views);
+                Box::pin(async move { views() })
+            }),
+            set_admin_state: admin::admin_state_commands(self.control.clone()),
+            reload: Arc::new(move || Box::pin(ask_reload(requests.clone()))),
+        };
+        let stop = self.admin_stop.clone();
+        let serving = admin::serve(bound, sources, stop.cancelled_owned());
+        self.admin = Some(tokio::spawn(serving));
+        reloads
+    }
+
+    /// Loads the source again. A bad one changes nothing, is logged whole and counted.
+    ///
+    /// # Errors
+    /// What is wrong, as `evergate check` prints it.
+    pub async fn reload(&mut self, log: Option<&Log>) -> Result<String, ApplyError> {
+        let result = self.try_reload(log).await;
+        self.metrics.count_reload(result.is_ok());
+        match &result {
+            Ok(summary) => tracing::info!(file = %self.source.path().display(), "{summary}"),
+            Err(error) => {
+                let file = self.source.path().display();
+                tracing::error!(file = %file, error = %error, "reload refused, nothing has changed");
+            }
+        }
+        result
+    }
+
+    async fn try_reload(&mut self, log: Option<&Log>) -> Result<String, ApplyError> {
+        let source = self.source.clone();
+        let previous = self.tls.clone();
+        // Files may be slow; the admin API on this thread must not wait for them.
+        let prepared = tokio::task::spawn_blocking(move || source.prepare(&previous)).await;
+        let Prepared { loaded, tls } = prepared.map_err(std::io::Error::other)??;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let config = Arc::new(fit_descriptors(loaded.config));
+        let bound = self.proxy.bind(&config).map_err(ApplyError::Bind)?;
+        let desired = Desired {
+            config: Arc::clone(&config),
+            tls: tls.clone(),
+        };
+        self.control.apply(desired).await?;
+        self.proxy.commit(bound, &config);
+
+        let mut summary = format!(
+            "configuration in force: {} clusters, {} listeners",
+            config.clusters.len(),
+            config.listeners.len()
+        );
+        for fixed in fixed_at_start(&self.config, &config) {
+            summary.push_str(&format!("; `{fixed}` changes at the next restart"));
+        }
+        if let Some(log) = log {
+            log.set_level(config.log.level);
+        }
+        self.effective.set(loaded.effective);
+        self.files = loaded.files;
+        self.config = config;
+        self.tls = tls;
+        Ok(summary)
+    }
+
+    /// Every file that the configuration in force was read from or names.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the data plane reads now.
+    pub fn table(&self) -> &SharedTable {
+        &self.table
+    }
+
+    /// Sets the admin state of one backend.
+    ///
+    /// # Errors
+    /// No such backend.
+    pub async fn set_admin_state(
+        &self,
+        cluster: &str,
+        backend: &str,
+        state: AdminState,
+    ) -> Result<(), CommandError> {
+        self.control.set_admin_state(cluster, backend, state).await
+    }
+
+    /// Readiness goes false, listeners close, sessions may finish for `timeout`, the
+    /// rest is severed. Returns how many that were.
+    pub async fn drain(&mut self, timeout: Duration) -> usize {
+        self.stage.set(Stage::Draining);
+        self.proxy.drain(timeout).await
+    }
+
+    /// Ends everything at once.
+    pub async fn stop(mut self) {
+        self.stage.set(Stage::Draining);
+        self.admin_stop.cancel();
+        if let Some(admin) = self.admin.take() {
+            // A panic in the admin API is logged by then and must not hide the end.
+            let _ = admin.await;
+        }
+        self.proxy.stop();
+    }
+}
+
+async fn ask_reload(requests: mpsc::Sender<ReloadRequest>) -> Result<String, String> {
+    let (done, answer) = oneshot::channel();
+    let stopping = || "the process is stopping".to_owned();
+    let sent = requests.send(ReloadRequest { done }).await;
+    sent.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())?
+}
+
+/// More connections than descriptors would fail at the worst moment: lower the limit now.
+fn fit_descriptors(mut config: Config) -> Config {
+    let limit = usize::try_from(net::raise_open_files_limit()).unwrap_or(usize::MAX);
+    let affordable = limit.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
+    let affordable = affordable.max(limit / (2 * DESCRIPTORS_PER_CONNECTION));
+    if config.max_connections > affordable {
+        tracing::warn!(
+            max_connections = config.max_connections,
+            in_force = affordable,
+            open_files_limit = limit,
+            "max_connections needs more descriptors than the process may open; raise LimitNOFILE"
+        );
+        config.max_connections = affordable;
+    }
+    config
+}
+
+/// Keys that differ but cannot change while the process runs.
+fn fixed_at_start(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut fixed = Vec::new();
+    if old.workers != new.workers {
+        fixed.push("workers");
+    }
+    if old.admin != new.admin {
+        fixed.push("admin");
+    }
+    if old.log.format != new.log.format {
+        fixed.push("log.format");
+    }
+    fixed
+}
+
+/// The workers that `auto` stands for.
+pub fn available_cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn lines<T: std::fmt::Display>(errors: &[T]) -> String {
+    let lines: Vec<_> = errors
+        .iter()
+        .map(|error| format!("error: {error}"))
+        .collect();
+    lines.join("\n")
+}

@@ -1,0 +1,19 @@
+//! The real binary against real and misbehaving peers, one module per theme.
+//!
+//! One test binary for all: each one links the whole library again.
+
+#![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
+
+mod backends;
+mod clients;
+mod commands;
+mod harness;
+mod lifecycle;
+mod network;
+mod observability;
+mod resources;
+mod security;
+mod servers;
+mod storm;
+#[path = "../support/mod.rs"]
+mod support;

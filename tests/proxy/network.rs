@@ -1,0 +1,1 @@
+//! The network between the proxy and its peers: faults N1 to N11.

@@ -1,0 +1,1 @@
+//! Metrics, the admin API and logs under load: faults O1 to O4.

@@ -1,0 +1,1 @@
+//! Attacks: the security classes that layer 4 can meet.

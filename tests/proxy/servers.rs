@@ -1,0 +1,1 @@
+//! Real servers behind the proxy: PostgreSQL, Redis, nginx, HAProxy.

@@ -1,0 +1,1 @@
+//! A hundred reloads a second under load.

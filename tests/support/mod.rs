@@ -1,0 +1,79 @@
+//! What the tests put around the proxy: the real binary, backends that misbehave, real servers,
+//! relays that break things, network namespaces.
+//!
+//! Everything here stops what it started when it is dropped, takes its ports from `ports`, and can
+//! be used by tests that run at the same time. Waiting is always `wait_until`: a condition with a
+//! deadline, never a pause.
+
+#![allow(
+    dead_code,
+    reason = "a vocabulary for tests: what one of them does not say, the next one does"
+)]
+
+pub mod backend;
+pub mod evergate;
+pub mod http;
+pub mod limits;
+pub mod netns;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod redis;
+pub mod relay;
+mod service;
+pub mod stream;
+pub mod webserver;
+
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Long enough for a busy machine with two cores; a test that needs less still ends early.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between two looks at a condition: short against what is measured, long against the cost of a look.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` holds; panics with `what` after `deadline`.
+#[track_caller]
+pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(deadline, what, || condition().then_some(()));
+}
+
+/// Waits until `look` finds something and returns it; panics with `what` after `deadline`.
+#[track_caller]
+pub fn wait_for<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            started.elapsed() < deadline,
+            "waited {deadline:?} in vain: {what}"
+        );
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Ends the whole test binary when a test hangs, and says which; dropped in time it does nothing.
+///
+/// A hanging test would otherwise cost the hour that continuous integration has.
+pub struct Watchdog {
+    _armed: std::sync::mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub fn bites_after(limit: Duration) -> Self {
+        let (armed, disarmed) = std::sync::mpsc::channel();
+        let name = thread::current().name().unwrap_or("a test").to_owned();
+        thread::spawn(move || {
+            let timeout = std::sync::mpsc::RecvTimeoutError::Timeout;
+            if disarmed.recv_timeout(limit) == Err(timeout) {
+                eprintln!("{name}: still running after {limit:?}");
+                std::process::abort();
+            }
+        });
+        Self { _armed: armed }
+    }
+}

@@ -1,0 +1,105 @@
+//! Ports and network numbers that no other test uses, in this process or another.
+//!
+//! "Bind port 0, close, use the number" is a race. A number is reserved here by an abstract unix
+//! socket of that name, which the kernel frees when the process ends, however it ends. Ports
+//! come from below the ephemeral range, so that no outgoing connection takes one meanwhile.
+
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::ops::Range;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::SocketAddr as UnixAddr;
+use std::os::unix::net::UnixListener;
+use std::process;
+use std::sync::Mutex;
+
+use socket2::Domain;
+use socket2::Socket;
+use socket2::Type;
+
+const PORTS: Range<u32> = 12_000..32_000;
+
+static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+
+/// A port of the loopback addresses that is free and stays ours until the process ends.
+pub fn free_port() -> u16 {
+    loop {
+        let port = u16::try_from(reserve("port", PORTS)).unwrap();
+        // Somebody outside the tests may listen there.
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// `127.0.0.1` with a free port.
+pub fn free_addr() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
+}
+
+/// A number of `range` that no other caller on this machine has.
+pub fn reserve(kind: &str, range: Range<u32>) -> u32 {
+    let size = range.end - range.start;
+    // Processes start at different places: fewer collisions to walk past.
+    let first = process::id().wrapping_mul(7_919) % size;
+    let mut reserved = RESERVED.lock().unwrap_or_else(|broken| broken.into_inner());
+    for step in 0..size {
+        let number = range.start + (first + step) % size;
+        let name = format!("evergate-test-{kind}-{number}");
+        let name = UnixAddr::from_abstract_name(name).unwrap();
+        if let Ok(reservation) = UnixListener::bind_addr(&name) {
+            reserved.push(reservation);
+            return number;
+        }
+    }
+    panic!("every {kind} of {range:?} is in use");
+}
+
+/// A port that refuses connections and that nobody else can listen on meanwhile.
+pub struct RefusingPort {
+    socket: Socket,
+}
+
+impl RefusingPort {
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&free_addr().into()).unwrap();
+        Self { socket }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+}
+
+/// Listens and never accepts: after `backlog + 1` connections the next SYN stays unanswered.
+pub struct FullBacklog {
+    socket: Socket,
+    _fillers: Vec<Socket>,
+}
+
+impl FullBacklog {
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let addr = free_addr();
+        socket.bind(&addr.into()).unwrap();
+        socket.listen(0).unwrap();
+        let fillers = (0..4)
+            .map(|_| {
+                let filler = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                filler.set_nonblocking(true).unwrap();
+                // In progress for ever is the point.
+                let _ = filler.connect(&addr.into());
+                filler
+            })
+            .collect();
+        Self {
+            socket,
+            _fillers: fillers,
+        }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+}
