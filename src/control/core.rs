@@ -145,25 +145,8 @@ impl Core {
                 backend: backend.clone(),
                 tls: tls.clone(),
             });
-            let identity = Identity::new(&config.name, backend);
-            let state = match known.remove(&identity) {
-                None => {
-                    let handle = self.handle(&identity, &target);
-                    let state = BackendState::new(target, handle, now);
-                    self.probe_soon(&state, config.backends.len(), now.instant);
-                    state
-                }
-                Some(mut state) => {
-                    state.target = target;
-                    if check_changed {
-                        state.tracker.set_rules(Rules::from(&config.health_check));
-                        // The answer to the old question is of no interest.
-                        state.flight = None;
-                        self.probe_soon(&state, config.backends.len(), now.instant);
-                    }
-                    state
-                }
-            };
+            let known = known.remove(&Identity::new(&config.name, backend));
+            let state = self.apply_backend(target, known, check_changed, now);
             let place = (Arc::clone(&config.name), backends.len());
             self.places.insert(state.handle.id, place);
             backends.push(state);
@@ -181,8 +164,33 @@ impl Core {
         }
     }
 
-    fn handle(&mut self, identity: &Identity, target: &Target) -> Arc<BackendHandle> {
-        if let Some(handle) = self.retired.remove(identity) {
+    fn apply_backend(
+        &mut self,
+        target: Arc<Target>,
+        known: Option<BackendState>,
+        check_changed: bool,
+        now: Moment,
+    ) -> BackendState {
+        let Some(mut state) = known else {
+            let handle = self.handle(&target);
+            let state = BackendState::new(target, handle, now);
+            self.probe_soon(&state, now.instant);
+            return state;
+        };
+        state.target = target;
+        if check_changed {
+            let check = &state.target.cluster.health_check;
+            state.tracker.set_rules(Rules::from(check));
+            // The answer to the old question is of no interest.
+            state.flight = None;
+            self.probe_soon(&state, now.instant);
+        }
+        state
+    }
+
+    fn handle(&mut self, target: &Target) -> Arc<BackendHandle> {
+        let identity = Identity::new(&target.cluster.name, &target.backend);
+        if let Some(handle) = self.retired.remove(&identity) {
             return handle;
         }
         self.next_id += 1;
@@ -204,11 +212,12 @@ impl Core {
     }
 
     /// The first probe: at once for a few backends, spread out for many.
-    fn probe_soon(&mut self, state: &BackendState, siblings: usize, now: Instant) {
+    fn probe_soon(&mut self, state: &BackendState, now: Instant) {
         if !state.is_checked() {
             return;
         }
         let check = &state.target.cluster.health_check;
+        let siblings = state.target.cluster.backends.len();
         let mut delay = Duration::ZERO;
         if siblings > MAX_FIRST_PROBES_AT_ONCE {
             delay = check

@@ -146,8 +146,9 @@ impl Plane {
     }
 
     async fn next_event(&mut self) -> Event {
-        let due = self.next_due();
         loop {
+            // Anew in each round: a probe that ended made room for the next.
+            let due = self.next_due();
             let sleep = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,

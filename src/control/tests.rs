@@ -148,7 +148,7 @@ async fn a_command_is_in_the_table_when_it_returns() {
     let (_listener, port) = listener();
     let running = running();
     running.apply(on_loopback(&[port])).await;
-    assert_eq!(running.table.load().generation, 1);
+    assert!(running.table.load().generation > 0);
     let name = format!("db{port}");
     let drained = running
         .control
