@@ -1,6 +1,5 @@
 //! Wires the planes together: start, reload (all or nothing), end.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -132,7 +131,7 @@ impl Server {
         log_dropped: Arc<std::sync::atomic::AtomicU64>,
     ) -> Result<(Self, mpsc::Receiver<ReloadRequest>), ApplyError> {
         let Prepared { loaded, tls } = prepared;
-        let config = fit_descriptors(loaded.config);
+        let config = fit_descriptors(loaded.config, &loaded.effective);
         let admin_bound = match &config.admin {
             Some(admin_config) => Some(admin::bind(admin_config)?),
             None => None,
@@ -231,7 +230,7 @@ impl Server {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let config = Arc::new(fit_descriptors(loaded.config));
+        let config = Arc::new(fit_descriptors(loaded.config, &loaded.effective));
         let bound = self.proxy.bind(&config).map_err(ApplyError::Bind)?;
         let desired = Desired {
             config: Arc::clone(&config),
@@ -314,20 +313,33 @@ async fn ask_reload(requests: mpsc::Sender<ReloadRequest>) -> Result<String, Str
 }
 
 /// More connections than descriptors would fail at the worst moment: lower the limit now.
-fn fit_descriptors(mut config: Config) -> Config {
+fn fit_descriptors(mut config: Config, effective: &serde_json::Value) -> Config {
     let limit = usize::try_from(net::raise_open_files_limit()).unwrap_or(usize::MAX);
-    let affordable = limit.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
-    let affordable = affordable.max(limit / (2 * DESCRIPTORS_PER_CONNECTION));
-    if config.max_connections > affordable {
+    let affordable = affordable_connections(limit);
+    if config.max_connections <= affordable {
+        return config;
+    }
+    // Nobody asked for the default: it is simply what the process can afford.
+    if !is_default(effective, "/max_connections") {
         tracing::warn!(
             max_connections = config.max_connections,
             in_force = affordable,
             open_files_limit = limit,
             "max_connections needs more descriptors than the process may open; raise LimitNOFILE"
         );
-        config.max_connections = affordable;
     }
+    config.max_connections = affordable;
     config
+}
+
+fn affordable_connections(open_files_limit: usize) -> usize {
+    let reserved = RESERVED_DESCRIPTORS.min(open_files_limit / 2);
+    (open_files_limit - reserved) / DESCRIPTORS_PER_CONNECTION
+}
+
+fn is_default(effective: &serde_json::Value, pointer: &str) -> bool {
+    let defaults = effective["defaults"].as_array();
+    defaults.is_some_and(|defaults| defaults.iter().any(|known| known == pointer))
 }
 
 /// Keys that differ but cannot change while the process runs.
@@ -345,15 +357,22 @@ fn fixed_at_start(old: &Config, new: &Config) -> Vec<&'static str> {
     fixed
 }
 
-/// The workers that `auto` stands for.
-pub fn available_cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
 fn lines<T: std::fmt::Display>(errors: &[T]) -> String {
     let lines: Vec<_> = errors
         .iter()
         .map(|error| format!("error: {error}"))
         .collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_the_descriptors_that_there_are() {
+        assert_eq!(affordable_connections(20_000), 9_872);
+        assert_eq!(affordable_connections(64), 16);
+        assert_eq!(affordable_connections(0), 0);
+    }
 }

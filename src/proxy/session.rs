@@ -26,7 +26,6 @@ use crate::proxy::worker::Worker;
 use crate::report::Report;
 use crate::routing::ClusterHandle;
 use crate::routing::ConnectionGuard;
-use crate::routing::ListenerEntry;
 
 /// A session refused or failed before bytes flowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,22 +131,14 @@ async fn establish(
         cluster,
         queued,
     } = connected;
-    let relay = Relay::new(greeted.client, backend, Arc::clone(cell));
-    keep_alive(&relay, &entry);
+    let keepalive = keepalive(&entry.config.keepalive);
+    let relay = Relay::new(greeted.client, backend, Arc::clone(cell), keepalive);
     Ok(Established {
         relay,
         place,
         cluster,
         queued,
     })
-}
-
-/// The client's socket inherited its options from the listener.
-fn keep_alive(relay: &Relay, entry: &ListenerEntry) {
-    let (_, backend) = relay.sockets();
-    if let Err(error) = net::set_keepalive(backend, keepalive(&entry.config.keepalive)) {
-        tracing::debug!(%error, "keepalive could not be set");
-    }
 }
 
 /// Gives the place back, then tells the first who waits for it.
