@@ -7,6 +7,7 @@
 mod backends;
 mod clients;
 mod commands;
+mod handshakes;
 mod harness;
 mod lifecycle;
 mod network;
