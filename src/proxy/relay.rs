@@ -343,7 +343,10 @@ impl Flow {
                     }
                     return Poll::Ready(Err(FlowError::Read(error)));
                 }
-                Poll::Pending => return self.poll_flush(cx, to),
+                Poll::Pending => {
+                    from.send_answers(cx).map_err(FlowError::Read)?;
+                    return self.poll_flush(cx, to);
+                }
             }
             let bytes = read.filled();
             if bytes.is_empty() {

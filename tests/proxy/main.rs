@@ -7,10 +7,15 @@
 mod backends;
 mod clients;
 mod commands;
+mod handshakes;
 mod harness;
 mod lifecycle;
 mod network;
 mod observability;
+#[allow(dead_code, reason = "another test binary needs the rest")]
+#[path = "../tls/pki.rs"]
+mod pki;
+mod policies;
 mod resources;
 mod security;
 mod servers;
