@@ -11,9 +11,16 @@ mod harness;
 mod lifecycle;
 mod network;
 mod observability;
+#[allow(
+    dead_code,
+    reason = "shared with the tests of TLS, which use all of it"
+)]
+#[path = "../tls/pki.rs"]
+mod pki;
 mod resources;
 mod security;
 mod servers;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
+mod talk;
