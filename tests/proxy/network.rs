@@ -620,14 +620,14 @@ fn kill_sockets(netns: &Netns) -> bool {
     false
 }
 
-fn tls_keys(authority: &Authority) -> String {
+pub fn tls_keys(authority: &Authority) -> String {
     let pair = authority.issue("server", &["db.test"]);
     let (cert, key) = (pair.cert_file.display(), pair.key_file.display());
     format!(", tls: {{cert_file: \"{cert}\", key_file: \"{key}\"}}")
 }
 
 /// The first flight of a real client.
-fn client_hello(authority: &Authority) -> Vec<u8> {
+pub fn client_hello(authority: &Authority) -> Vec<u8> {
     let config = std::sync::Arc::new(authority.trusting(&[&TLS13]));
     let name = "db.test".try_into().unwrap();
     let mut connection = rustls::ClientConnection::new(config, name).unwrap();
