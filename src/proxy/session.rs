@@ -180,7 +180,8 @@ fn refuse(registration: &Registration, refusal: Refusal) -> SessionEnd {
         cause: refusal.cause,
     };
     // A client that goes away, or was never one, is not worth an operator's attention …
-    if refusal.side == Side::Client && refusal.cause == Cause::Closed {
+    let went_away = matches!(refusal.cause, Cause::Closed | Cause::Reset);
+    if refusal.side == Side::Client && went_away {
         return end;
     }
     if let Some(admitted) = shared.refusal_warnings.admit(refusal.cause, Instant::now()) {

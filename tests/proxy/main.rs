@@ -12,8 +12,6 @@ mod harness;
 mod lifecycle;
 mod network;
 mod observability;
-#[allow(dead_code, reason = "another test binary needs the rest")]
-#[path = "../tls/pki.rs"]
 mod pki;
 mod policies;
 mod resources;
@@ -22,3 +20,4 @@ mod servers;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
+mod talk;
