@@ -22,6 +22,7 @@ pub mod redis;
 pub mod relay;
 mod service;
 pub mod stream;
+pub mod talk;
 pub mod webserver;
 
 use std::thread;
