@@ -15,8 +15,11 @@ use crate::admin::EffectiveConfig;
 use crate::cluster::AdminState;
 use crate::config;
 use crate::config::Config;
+use crate::config::Diagnostic;
 use crate::config::Diagnostics;
 use crate::config::Loaded;
+use crate::config::Place;
+use crate::config::Severity;
 use crate::control;
 use crate::control::CommandError;
 use crate::control::ControlHandle;
@@ -215,7 +218,8 @@ impl Server {
             Ok(summary) => tracing::info!(file = %self.source.path().display(), "{summary}"),
             Err(error) => {
                 let file = self.source.path().display();
-                tracing::error!(file = %file, error = %error, "reload refused, nothing has changed");
+                let errors = log_causes(error);
+                tracing::error!(%file, errors, "reload refused, nothing has changed");
             }
         }
         result
@@ -227,9 +231,7 @@ impl Server {
         // Files may be slow; the admin API on this thread must not wait for them.
         let prepared = tokio::task::spawn_blocking(move || source.prepare(&previous)).await;
         let Prepared { loaded, tls } = prepared.map_err(std::io::Error::other)??;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
+        loaded.warnings.iter().for_each(log_problem);
         let config = Arc::new(fit_descriptors(loaded.config, &loaded.effective));
         let bound = self.proxy.bind(&config).map_err(ApplyError::Bind)?;
         let desired = Desired {
@@ -355,6 +357,58 @@ fn fixed_at_start(old: &Config, new: &Config) -> Vec<&'static str> {
         fixed.push("log.format");
     }
     fixed
+}
+
+/// One line of the log for each thing that is wrong; returns how many errors that are.
+fn log_causes(error: &ApplyError) -> usize {
+    match error {
+        ApplyError::Config(problems) => {
+            problems.0.iter().for_each(log_problem);
+            problems.errors()
+        }
+        ApplyError::Tls(errors) => {
+            errors.iter().for_each(|error| tracing::error!("{error}"));
+            errors.len()
+        }
+        ApplyError::Bind(errors) => {
+            for BindError {
+                listener,
+                address,
+                error,
+            } in errors
+            {
+                tracing::error!(%listener, bind = %address, %error, "listener cannot bind");
+            }
+            errors.len()
+        }
+        ApplyError::Control(_) | ApplyError::Io(_) => {
+            tracing::error!("{error}");
+            1
+        }
+    }
+}
+
+/// One problem of a file as one line, with its place in fields; `evergate check` draws it.
+pub fn log_problem(problem: &Diagnostic) {
+    let Place {
+        file, line, column, ..
+    } = &problem.place;
+    let file = file.display();
+    // Without a place in the file there is no number to show.
+    let (line, column) = (
+        (*line > 0).then_some(*line),
+        (*column > 0).then_some(*column),
+    );
+    let help = problem.help.as_deref();
+    let related = problem.related.as_ref().map(|(label, place)| {
+        let (file, line, column) = (place.file.display(), place.line, place.column);
+        format!("{label}: {file}:{line}:{column}")
+    });
+    let message = &problem.message;
+    match problem.severity {
+        Severity::Error => tracing::error!(%file, line, column, help, related, "{message}"),
+        Severity::Warning => tracing::warn!(%file, line, column, help, related, "{message}"),
+    }
 }
 
 fn lines<T: std::fmt::Display>(errors: &[T]) -> String {
