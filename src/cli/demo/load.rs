@@ -306,3 +306,6 @@ impl Drop for Connecting<'_> {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests;

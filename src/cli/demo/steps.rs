@@ -150,21 +150,20 @@ impl Script {
         let state = self.front.set_admin_state(backend, AdminState::Ready);
         state.await?;
         let first_session = self.first_session(backend, over).await;
-        let (new, _) = self
-            .ledger
-            .read(|records| records.share(backend, in_force, over));
-        let took = after(over, first_session);
-        self.say(&format!(
-            "{backend} got {new} new sessions while drained; made ready, its first came {took}"
-        ));
-        self.measured.drain = Some(Drain {
+        let drain = Drain {
             backend,
             began,
             in_force,
             emptied,
             over,
             first_session,
-        });
+        };
+        self.measured.drain = Some(drain);
+        let late = self.ledger.read(|records| drain.late_sessions(records));
+        let took = after(over, first_session);
+        self.say(&format!(
+            "{backend} got {late} new sessions while drained; made ready, its first came {took}"
+        ));
         self.dwell(70).await;
         self.summarise();
         Ok(())
