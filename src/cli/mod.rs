@@ -3,6 +3,7 @@
 mod admin_client;
 mod admin_state;
 mod check;
+mod demo;
 mod proxy;
 mod run;
 mod schema;
@@ -29,6 +30,8 @@ enum Command {
     Run(run::Args),
     /// Run without a file: one listener, some backends
     Proxy(proxy::Args),
+    /// Show a failover: embedded backends are killed, drained and replaced under load
+    Demo(demo::Args),
     /// Check a configuration file and show every problem in it
     Check(check::CheckArgs),
     /// Print the JSON schema of the configuration file
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Proxy(args) => proxy::run(&args),
+        Command::Demo(args) => demo::run(&args).unwrap_or_else(|error| exit_code(Err(error))),
         Command::Check(args) => check::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Status(args) => exit_code(status::run(&args)),
