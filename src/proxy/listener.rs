@@ -28,6 +28,7 @@ use crate::proxy::Shared;
 use crate::proxy::session;
 use crate::proxy::worker::Worker;
 use crate::routing::ListenerEntry;
+use crate::routing::RoutingTable;
 
 /// Without descriptors or memory, accept() would fail again at once and spin.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
@@ -86,7 +87,7 @@ impl RunningListener {
         };
         let worker = Arc::clone(home);
         home.handle.spawn(async move {
-            let accepting = accept_all(bound.name, bound.socket, shared, worker);
+            let accepting = accept_all(bound, shared, worker);
             stop.run_until_cancelled(accepting).await;
         });
         Ok(running)
@@ -133,7 +134,8 @@ pub fn keepalive(config: &KeepaliveConfig) -> Keepalive {
     }
 }
 
-async fn accept_all(name: Name, socket: StdTcpListener, shared: Arc<Shared>, home: Arc<Worker>) {
+async fn accept_all(bound: BoundListener, shared: Arc<Shared>, home: Arc<Worker>) {
+    let BoundListener { name, bind, socket } = bound;
     let socket = loop {
         match socket.try_clone().and_then(TcpListener::from_std) {
             Ok(socket) => break socket,
@@ -142,7 +144,7 @@ async fn accept_all(name: Name, socket: StdTcpListener, shared: Arc<Shared>, hom
     };
     loop {
         match socket.accept().await {
-            Ok((client, peer)) => admit(&name, &shared, &home, client, peer),
+            Ok((client, peer)) => admit((&name, bind), &shared, &home, client, peer),
             Err(error) if net::is_out_of_resources(&error) => pause(&name, &shared, &error).await,
             // The client went away between SYN and accept: its problem, not the listener's.
             Err(error) => {
@@ -166,9 +168,24 @@ async fn pause(name: &Name, shared: &Shared, error: &io::Error) {
     tokio::time::sleep(RESOURCE_PAUSE).await;
 }
 
+/// Who owns an address in this table. Between a new table and the moment when its listeners
+/// start, the old ones still accept: a session belongs to whom the address belongs to by now.
+fn owner<'table>(
+    table: &'table RoutingTable,
+    name: &Name,
+    bind: SocketAddr,
+) -> Option<&'table Arc<ListenerEntry>> {
+    let named = table.listeners.get(name);
+    if named.is_some_and(|entry| entry.config.bind == bind) {
+        return named;
+    }
+    let mut entries = table.listeners.values();
+    entries.find(|entry| entry.config.bind == bind).or(named)
+}
+
 /// Checks the limits and the access list, then hands the connection to a worker.
 fn admit(
-    name: &Name,
+    (name, bind): (&Name, SocketAddr),
     shared: &Arc<Shared>,
     home: &Arc<Worker>,
     client: TcpStream,
@@ -176,7 +193,7 @@ fn admit(
 ) {
     let table = shared.table.load();
     // Removed a moment ago: nobody listens here any more.
-    let Some(entry) = table.listeners.get(name) else {
+    let Some(entry) = owner(&table, name, bind) else {
         return;
     };
     if let Some(cause) = refusal(shared, entry, table.max_connections, peer) {
