@@ -1,6 +1,5 @@
 //! Wires the planes together: start, reload (all or nothing), end.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,8 +15,11 @@ use crate::admin::EffectiveConfig;
 use crate::cluster::AdminState;
 use crate::config;
 use crate::config::Config;
+use crate::config::Diagnostic;
 use crate::config::Diagnostics;
 use crate::config::Loaded;
+use crate::config::Place;
+use crate::config::Severity;
 use crate::control;
 use crate::control::CommandError;
 use crate::control::ControlHandle;
@@ -132,7 +134,7 @@ impl Server {
         log_dropped: Arc<std::sync::atomic::AtomicU64>,
     ) -> Result<(Self, mpsc::Receiver<ReloadRequest>), ApplyError> {
         let Prepared { loaded, tls } = prepared;
-        let config = fit_descriptors(loaded.config);
+        let config = fit_descriptors(loaded.config, &loaded.effective);
         let admin_bound = match &config.admin {
             Some(admin_config) => Some(admin::bind(admin_config)?),
             None => None,
@@ -216,7 +218,8 @@ impl Server {
             Ok(summary) => tracing::info!(file = %self.source.path().display(), "{summary}"),
             Err(error) => {
                 let file = self.source.path().display();
-                tracing::error!(file = %file, error = %error, "reload refused, nothing has changed");
+                let errors = log_causes(error);
+                tracing::error!(%file, errors, "reload refused, nothing has changed");
             }
         }
         result
@@ -228,10 +231,8 @@ impl Server {
         // Files may be slow; the admin API on this thread must not wait for them.
         let prepared = tokio::task::spawn_blocking(move || source.prepare(&previous)).await;
         let Prepared { loaded, tls } = prepared.map_err(std::io::Error::other)??;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        let config = Arc::new(fit_descriptors(loaded.config));
+        loaded.warnings.iter().for_each(log_problem);
+        let config = Arc::new(fit_descriptors(loaded.config, &loaded.effective));
         let bound = self.proxy.bind(&config).map_err(ApplyError::Bind)?;
         let desired = Desired {
             config: Arc::clone(&config),
@@ -314,20 +315,33 @@ async fn ask_reload(requests: mpsc::Sender<ReloadRequest>) -> Result<String, Str
 }
 
 /// More connections than descriptors would fail at the worst moment: lower the limit now.
-fn fit_descriptors(mut config: Config) -> Config {
+fn fit_descriptors(mut config: Config, effective: &serde_json::Value) -> Config {
     let limit = usize::try_from(net::raise_open_files_limit()).unwrap_or(usize::MAX);
-    let affordable = limit.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
-    let affordable = affordable.max(limit / (2 * DESCRIPTORS_PER_CONNECTION));
-    if config.max_connections > affordable {
+    let affordable = affordable_connections(limit);
+    if config.max_connections <= affordable {
+        return config;
+    }
+    // Nobody asked for the default: it is simply what the process can afford.
+    if !is_default(effective, "/max_connections") {
         tracing::warn!(
             max_connections = config.max_connections,
             in_force = affordable,
             open_files_limit = limit,
             "max_connections needs more descriptors than the process may open; raise LimitNOFILE"
         );
-        config.max_connections = affordable;
     }
+    config.max_connections = affordable;
     config
+}
+
+fn affordable_connections(open_files_limit: usize) -> usize {
+    let reserved = RESERVED_DESCRIPTORS.min(open_files_limit / 2);
+    (open_files_limit - reserved) / DESCRIPTORS_PER_CONNECTION
+}
+
+fn is_default(effective: &serde_json::Value, pointer: &str) -> bool {
+    let defaults = effective["defaults"].as_array();
+    defaults.is_some_and(|defaults| defaults.iter().any(|known| known == pointer))
 }
 
 /// Keys that differ but cannot change while the process runs.
@@ -345,9 +359,56 @@ fn fixed_at_start(old: &Config, new: &Config) -> Vec<&'static str> {
     fixed
 }
 
-/// The workers that `auto` stands for.
-pub fn available_cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+/// One line of the log for each thing that is wrong; returns how many errors that are.
+fn log_causes(error: &ApplyError) -> usize {
+    match error {
+        ApplyError::Config(problems) => {
+            problems.0.iter().for_each(log_problem);
+            problems.errors()
+        }
+        ApplyError::Tls(errors) => {
+            errors.iter().for_each(|error| tracing::error!("{error}"));
+            errors.len()
+        }
+        ApplyError::Bind(errors) => {
+            for BindError {
+                listener,
+                address,
+                error,
+            } in errors
+            {
+                tracing::error!(%listener, bind = %address, %error, "listener cannot bind");
+            }
+            errors.len()
+        }
+        ApplyError::Control(_) | ApplyError::Io(_) => {
+            tracing::error!("{error}");
+            1
+        }
+    }
+}
+
+/// One problem of a file as one line, with its place in fields; `evergate check` draws it.
+pub fn log_problem(problem: &Diagnostic) {
+    let Place {
+        file, line, column, ..
+    } = &problem.place;
+    let file = file.display();
+    // Without a place in the file there is no number to show.
+    let (line, column) = (
+        (*line > 0).then_some(*line),
+        (*column > 0).then_some(*column),
+    );
+    let help = problem.help.as_deref();
+    let related = problem.related.as_ref().map(|(label, place)| {
+        let (file, line, column) = (place.file.display(), place.line, place.column);
+        format!("{label}: {file}:{line}:{column}")
+    });
+    let message = &problem.message;
+    match problem.severity {
+        Severity::Error => tracing::error!(%file, line, column, help, related, "{message}"),
+        Severity::Warning => tracing::warn!(%file, line, column, help, related, "{message}"),
+    }
 }
 
 fn lines<T: std::fmt::Display>(errors: &[T]) -> String {
@@ -356,4 +417,16 @@ fn lines<T: std::fmt::Display>(errors: &[T]) -> String {
         .map(|error| format!("error: {error}"))
         .collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_the_descriptors_that_there_are() {
+        assert_eq!(affordable_connections(20_000), 9_872);
+        assert_eq!(affordable_connections(64), 16);
+        assert_eq!(affordable_connections(0), 0);
+    }
 }

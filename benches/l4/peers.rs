@@ -129,7 +129,7 @@ fn haproxy(dir: &Path, address: SocketAddr, backend: SocketAddr, splice: bool) -
         ""
     };
     let text = format!(
-        "global\n    nbthread 1\n    maxconn 9000\n\
+        "global\n    nbthread 1\n    maxconn 6000\n\
          defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n\
          {option}\
          frontend f\n    bind {address}\n    default_backend b\n\

@@ -18,6 +18,7 @@ use crate::server::ApplyError;
 use crate::server::ReloadRequest;
 use crate::server::Server;
 use crate::server::Source;
+use crate::server::log_problem;
 use crate::tls::TlsMaterial;
 
 #[derive(Debug, clap::Args)]
@@ -64,9 +65,7 @@ pub fn serve(source: Source) -> ExitCode {
 fn try_serve(source: Source) -> anyhow::Result<ExitCode> {
     let prepared = source.prepare(&TlsMaterial::default())?;
     let log = log::init(&prepared.loaded.config.log)?;
-    for warning in &prepared.loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+    prepared.loaded.warnings.iter().for_each(log_problem);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

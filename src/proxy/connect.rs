@@ -14,6 +14,7 @@ use crate::cluster::Phase;
 use crate::cluster::Side;
 use crate::config::ListenerConfig;
 use crate::net;
+use crate::protocol::proxy_header;
 use crate::proxy::Shared;
 use crate::proxy::dial;
 use crate::proxy::dial::DialError;
@@ -186,11 +187,11 @@ impl Journey<'_> {
             address,
             tls: cluster.tls.clone().map(|tls| (tls, backend.config.clone())),
             timeout: cluster.config.connect.timeout,
-            preamble: dial::preamble(
-                cluster.config.send_proxy_protocol,
-                self.greeted.client_address,
-                self.greeted.server_address,
-            ),
+            preamble: if cluster.config.send_proxy_protocol {
+                self.preamble()
+            } else {
+                Vec::new()
+            },
         };
         Ok(Step::Dial(Box::new(Attempt {
             target,
@@ -199,6 +200,15 @@ impl Journey<'_> {
             queued: backend.config.max_connections.is_some(),
             attempts: max_attempts,
         })))
+    }
+
+    /// The PROXY header for a backend that wants one.
+    fn preamble(&self) -> Vec<u8> {
+        let client = self.greeted.client_address;
+        let local = || self.greeted.client.tcp().local_addr().ok();
+        // A socket that has lost its address has lost its client, too.
+        let server = self.greeted.server_address.or_else(local).unwrap_or(client);
+        proxy_header::encode_v2(client, server)
     }
 
     /// One dial. `Err(None)` = try another backend.

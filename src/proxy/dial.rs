@@ -13,7 +13,6 @@ use tokio::time::timeout_at;
 use crate::cluster::Cause;
 use crate::config::BackendConfig;
 use crate::net;
-use crate::protocol::proxy_header;
 use crate::proxy::transport::Transport;
 use crate::tls::TlsConnector;
 
@@ -98,13 +97,4 @@ async fn send_preamble(tcp: TcpStream, preamble: &[u8]) -> Result<TcpStream, Dia
         })?;
     }
     Ok(tcp)
-}
-
-/// The PROXY header for a backend that wants one.
-pub fn preamble(send: bool, client: SocketAddr, server: SocketAddr) -> Vec<u8> {
-    if send {
-        proxy_header::encode_v2(client, server)
-    } else {
-        Vec::new()
-    }
 }

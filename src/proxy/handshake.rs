@@ -31,8 +31,8 @@ pub struct Greeted {
     pub client: Transport,
     /// The socket's peer, or the address in a trusted PROXY header.
     pub client_address: SocketAddr,
-    /// Where the client connected to, for the PROXY header to the backend.
-    pub server_address: SocketAddr,
+    /// Where the client connected to, when a PROXY header says so.
+    pub server_address: Option<SocketAddr>,
     pub sni: Option<String>,
     /// Read ahead from the client; the backend gets it first.
     pub first_bytes: Vec<u8>,
@@ -51,11 +51,10 @@ pub async fn greet(
     let config = &entry.config;
     let peeks = entry.tls.is_none() && !config.routes.is_empty();
     if config.proxy_protocol.is_none() && entry.tls.is_none() && !peeks {
-        let server_address = tcp.local_addr().map_err(|error| client_failed(&error))?;
         return Ok(Greeted {
             client: Transport::Plain(tcp),
             client_address: peer,
-            server_address,
+            server_address: None,
             sni: None,
             first_bytes: Vec::new(),
         });
@@ -74,12 +73,12 @@ async fn negotiate(
     peeks: bool,
 ) -> Result<Greeted, Refusal> {
     let mut client_address = peer;
-    let mut server_address = tcp.local_addr().map_err(|error| client_failed(&error))?;
+    let mut server_address = None;
     if entry.config.proxy_protocol.is_some() {
         let source = read_proxy_header(&mut tcp).await?;
         if let Source::Addresses { client, server } = source {
             client_address = client;
-            server_address = server;
+            server_address = Some(server);
         }
         if !permits(entry, client_address.ip()) {
             return Err(refused(Side::Proxy, Cause::Denied));

@@ -10,7 +10,6 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -48,7 +47,7 @@ pub struct SessionCell {
     /// Read from the backend and delivered; written by this session only.
     sent: AtomicU64,
     phase: AtomicU8,
-    severed: AtomicBool,
+    signals: AtomicU8,
     control: Mutex<Control>,
 }
 
@@ -63,7 +62,15 @@ struct Control {
     last_active: Instant,
     counted_received: u64,
     counted_sent: u64,
+    settled: bool,
 }
+
+/// The session must end.
+const SEVER: u8 = 1;
+/// The session lasts: socket options that only long sessions need are due.
+const SETTLED: u8 = 2;
+/// Most short sessions are over by then; keepalive looks far later.
+const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
 impl SessionCell {
     pub fn new(
@@ -81,7 +88,7 @@ impl SessionCell {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             phase: AtomicU8::new(Phase::Accept as u8),
-            severed: AtomicBool::new(false),
+            signals: AtomicU8::new(0),
             control: Mutex::new(Control {
                 cluster: None,
                 backend: None,
@@ -91,6 +98,7 @@ impl SessionCell {
                 last_active: now,
                 counted_received: 0,
                 counted_sent: 0,
+                settled: false,
             }),
         }
     }
@@ -160,7 +168,7 @@ impl SessionCell {
 
     fn sever_locked(&self, control: &mut Control, cause: Cause) {
         control.sever.get_or_insert(cause);
-        self.severed.store(true, Ordering::Release);
+        self.signals.fetch_or(SEVER, Ordering::AcqRel);
         if let Some(waker) = control.waker.take() {
             waker.wake();
         }
@@ -179,9 +187,18 @@ impl SessionCell {
         }
     }
 
-    /// Whether the session must end. Enough for a task that has called [`Self::severed`] once.
-    pub fn is_severed(&self) -> bool {
-        self.severed.load(Ordering::Acquire)
+    /// Whether there is anything to look at: [`Self::severed`] or [`Self::take_settled`].
+    pub fn has_signal(&self) -> bool {
+        self.signals.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether the session has just turned out to last; true once.
+    pub fn take_settled(&self) -> bool {
+        self.signals.fetch_and(!SETTLED, Ordering::AcqRel) & SETTLED != 0
+    }
+
+    fn is_severed(&self) -> bool {
+        self.signals.load(Ordering::Acquire) & SEVER != 0
     }
 
     /// Why the session must end, if it must; otherwise the task is woken when it must.
@@ -218,6 +235,13 @@ impl SessionCell {
         let mut control = self.lock();
         if self.count(&mut control) {
             control.last_active = now;
+        }
+        if !control.settled && now.saturating_duration_since(self.started) >= SETTLE_AFTER {
+            control.settled = true;
+            self.signals.fetch_or(SETTLED, Ordering::AcqRel);
+            if let Some(waker) = &control.waker {
+                waker.wake_by_ref();
+            }
         }
         let fate = control.backend.as_ref().map(|backend| backend.fate());
         let idle = now.saturating_duration_since(control.last_active);

@@ -26,6 +26,7 @@ use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::net;
+use crate::net::Keepalive;
 use crate::proxy::pipe::Pipe;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::transport::Transport;
@@ -60,6 +61,8 @@ pub struct Relay {
     first_sent: Option<Instant>,
     /// The cell knows this task's waker.
     registered: bool,
+    /// Set once the session has turned out to last: five system calls that a short one saves.
+    keepalive: Option<Keepalive>,
 }
 
 /// One direction.
@@ -105,7 +108,13 @@ enum FlowError {
 }
 
 impl Relay {
-    pub fn new(client: Transport, backend: Transport, cell: Arc<SessionCell>) -> Self {
+    /// `keepalive` is for the backend's socket; the client's inherited its own.
+    pub fn new(
+        client: Transport,
+        backend: Transport,
+        cell: Arc<SessionCell>,
+        keepalive: Keepalive,
+    ) -> Self {
         Self {
             client,
             backend,
@@ -117,19 +126,29 @@ impl Relay {
             answer_due: false,
             first_sent: None,
             registered: false,
+            keepalive: Some(keepalive),
         }
     }
 
-    /// The two sockets, for options.
-    pub fn sockets(&self) -> (&TcpStream, &TcpStream) {
-        (self.client.tcp(), self.backend.tcp())
+    fn settle_in(&mut self) {
+        if !self.cell.take_settled() {
+            return;
+        }
+        if let Some(keepalive) = self.keepalive.take()
+            && let Err(error) = net::set_keepalive(self.backend.tcp(), keepalive)
+        {
+            tracing::debug!(%error, "keepalive could not be set");
+        }
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FlowError>> {
         let before = self.cell.received_bytes();
         let cell = &self.cell;
         let moved = |bytes| cell.add_received(bytes);
-        let result = self.up.poll(cx, &mut self.client, &mut self.backend, moved);
+        let last = self.down.state == State::Finished;
+        let result = self
+            .up
+            .poll(cx, &mut self.client, &mut self.backend, last, moved);
         if self.cell.received_bytes() != before {
             self.answer_due = true;
             if self.first_sent.is_none() {
@@ -143,9 +162,10 @@ impl Relay {
         let before = self.cell.sent_bytes();
         let cell = &self.cell;
         let moved = |bytes| cell.add_sent(bytes);
+        let last = self.up.state == State::Finished;
         let result = self
             .down
-            .poll(cx, &mut self.backend, &mut self.client, moved);
+            .poll(cx, &mut self.backend, &mut self.client, last, moved);
         if self.cell.sent_bytes() != before {
             self.answer_due = false;
             if before == 0 {
@@ -194,8 +214,10 @@ impl Relay {
     }
 
     fn end(&self, side: Side, cause: Cause) -> SessionEnd {
+        // Nobody can tell whether a side that failed had finished its last message.
+        let failed = side != Side::Proxy || cause == Cause::BackendDead;
         let loses_data = self.answer_due || self.up.holds_bytes() || self.down.holds_bytes();
-        if cause != Cause::Closed && loses_data {
+        if cause != Cause::Closed && (failed || loses_data) {
             net::reset_on_close(self.client.tcp());
             net::reset_on_close(self.backend.tcp());
         }
@@ -212,8 +234,9 @@ impl Future for Relay {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         let relay = self.get_mut();
-        if !relay.registered || relay.cell.is_severed() {
+        if !relay.registered || relay.cell.has_signal() {
             relay.registered = true;
+            relay.settle_in();
             if let Some(cause) = relay.cell.severed(cx) {
                 return Poll::Ready(relay.end(Side::Proxy, cause));
             }
@@ -250,12 +273,17 @@ impl Flow {
         cx: &mut Context<'_>,
         from: &mut Transport,
         to: &mut Transport,
+        last: bool,
         mut moved: impl FnMut(usize),
     ) -> Poll<Result<(), FlowError>> {
         loop {
             ready!(self.poll_unsent(cx, to, &mut moved)).map_err(FlowError::Write)?;
             match self.state {
                 State::Open => {}
+                // Both ends are over: closing the socket says so in one call less.
+                State::Finishing if last && to.plain().is_some() => {
+                    self.state = State::Finished;
+                }
                 State::Finishing => {
                     // A peer that is gone already cannot be told; its own end says why.
                     let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
@@ -317,7 +345,10 @@ impl Flow {
                     }
                     return Poll::Ready(Err(FlowError::Read(error)));
                 }
-                Poll::Pending => return self.poll_flush(cx, to),
+                Poll::Pending => {
+                    from.send_answers(cx).map_err(FlowError::Read)?;
+                    return self.poll_flush(cx, to);
+                }
             }
             let bytes = read.filled();
             if bytes.is_empty() {

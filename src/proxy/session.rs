@@ -26,7 +26,6 @@ use crate::proxy::worker::Worker;
 use crate::report::Report;
 use crate::routing::ClusterHandle;
 use crate::routing::ConnectionGuard;
-use crate::routing::ListenerEntry;
 
 /// A session refused or failed before bytes flowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,45 +55,21 @@ struct Registration {
 /// Runs a session on a worker; callable from any thread.
 pub fn spawn(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
     let handle = worker.handle.clone();
-    handle.spawn(run(accepted, shared, worker));
+    handle.spawn(run(Box::new(accepted), shared, worker));
 }
 
-async fn run(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
+async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) {
     let registration = Registration::new(&accepted, shared, worker);
-    let shared = Arc::clone(&registration.shared);
-    let cell = Arc::clone(&registration.cell);
-
-    let established = {
-        let establishing = Box::pin(establish(accepted, &shared, &cell));
-        tokio::select! {
-            biased;
-            cause = cell.until_severed() => Err(Refusal {
-                side: Side::Proxy,
-                phase: cell.phase(),
-                cause,
-            }),
-            established = establishing => established,
-        }
+    // Borrowed, not moved: a moved relay would take its place in this future twice.
+    let mut opened = Box::pin(open(accepted, &registration)).await;
+    let end = match &mut opened {
+        Ok(established) => (&mut established.relay).await,
+        Err(refusal) => refuse(&registration, *refusal),
     };
-    let end = match established {
-        Ok(Established {
-            relay,
-            place,
-            cluster,
-            queued,
-        }) => {
-            cell.set_phase(Phase::Relay);
-            let end = relay.await;
-            finish_place(place, &cluster, queued);
-            report_early_close(&shared, &cell, end);
-            let lasted = Instant::now().saturating_duration_since(cell.started);
-            shared
-                .metrics
-                .record_session_duration(&cluster.name, lasted);
-            end
-        }
-        Err(refusal) => refuse(&shared, &cell, refusal),
-    };
+    if let Ok(established) = opened {
+        established.finish(&registration, end);
+    }
+    let Registration { shared, cell, .. } = &registration;
     shared.metrics.count_session_end(end);
     tracing::debug!(
         session = cell.id,
@@ -108,13 +83,34 @@ async fn run(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
     );
 }
 
+/// Everything before the relay, unless the session is severed first.
+async fn open(
+    accepted: Box<Accepted>,
+    registration: &Registration,
+) -> Result<Established, Refusal> {
+    let Registration { shared, cell, .. } = registration;
+    tokio::select! {
+        biased;
+        cause = cell.until_severed() => Err(Refusal {
+            side: Side::Proxy,
+            phase: cell.phase(),
+            cause,
+        }),
+        established = establish(accepted, shared, cell) => established,
+    }
+}
+
 async fn establish(
-    accepted: Accepted,
+    accepted: Box<Accepted>,
     shared: &Arc<Shared>,
     cell: &Arc<SessionCell>,
 ) -> Result<Established, Refusal> {
-    let entry = accepted.entry;
-    let tcp = match accepted.socket {
+    let Accepted {
+        socket,
+        peer,
+        entry,
+    } = *accepted;
+    let tcp = match socket {
         Handed::Here(tcp) => tcp,
         Handed::Over(socket) => TcpStream::from_std(socket).map_err(|error| Refusal {
             side: Side::Proxy,
@@ -123,7 +119,7 @@ async fn establish(
         })?,
     };
 
-    let greeted = handshake::greet(tcp, accepted.peer, &entry, cell).await?;
+    let greeted = handshake::greet(tcp, peer, &entry, cell).await?;
     cell.set_client(greeted.client_address);
     let connected = connect::connect(&greeted, &entry, shared, cell).await?;
     let Connected {
@@ -132,8 +128,9 @@ async fn establish(
         cluster,
         queued,
     } = connected;
-    let relay = Relay::new(greeted.client, backend, Arc::clone(cell));
-    keep_alive(&relay, &entry);
+    let keepalive = keepalive(&entry.config.keepalive);
+    let relay = Relay::new(greeted.client, backend, Arc::clone(cell), keepalive);
+    cell.set_phase(Phase::Relay);
     Ok(Established {
         relay,
         place,
@@ -142,19 +139,19 @@ async fn establish(
     })
 }
 
-/// The client's socket inherited its options from the listener.
-fn keep_alive(relay: &Relay, entry: &ListenerEntry) {
-    let (_, backend) = relay.sockets();
-    if let Err(error) = net::set_keepalive(backend, keepalive(&entry.config.keepalive)) {
-        tracing::debug!(%error, "keepalive could not be set");
-    }
-}
-
-/// Gives the place back, then tells the first who waits for it.
-fn finish_place(place: ConnectionGuard, cluster: &ClusterHandle, queued: bool) {
-    drop(place);
-    if queued {
-        cluster.queue.release_one();
+impl Established {
+    /// Gives the place back, tells the first who waits for it, and measures.
+    fn finish(self, registration: &Registration, end: SessionEnd) {
+        let Registration { shared, cell, .. } = registration;
+        drop(self.relay);
+        drop(self.place);
+        if self.queued {
+            self.cluster.queue.release_one();
+        }
+        report_early_close(shared, cell, end);
+        let lasted = Instant::now().saturating_duration_since(cell.started);
+        let metrics = &shared.metrics;
+        metrics.record_session_duration(&self.cluster.name, lasted);
     }
 }
 
@@ -174,7 +171,8 @@ fn report_early_close(shared: &Shared, cell: &SessionCell, end: SessionEnd) {
     }
 }
 
-fn refuse(shared: &Shared, cell: &SessionCell, refusal: Refusal) -> SessionEnd {
+fn refuse(registration: &Registration, refusal: Refusal) -> SessionEnd {
+    let Registration { shared, cell, .. } = registration;
     cell.listener.count_rejected(refusal.cause);
     let end = SessionEnd {
         side: refusal.side,
@@ -182,7 +180,8 @@ fn refuse(shared: &Shared, cell: &SessionCell, refusal: Refusal) -> SessionEnd {
         cause: refusal.cause,
     };
     // A client that goes away, or was never one, is not worth an operator's attention …
-    if refusal.side == Side::Client && refusal.cause == Cause::Closed {
+    let went_away = matches!(refusal.cause, Cause::Closed | Cause::Reset);
+    if refusal.side == Side::Client && went_away {
         return end;
     }
     if let Some(admitted) = shared.refusal_warnings.admit(refusal.cause, Instant::now()) {
@@ -224,5 +223,20 @@ impl Drop for Registration {
         self.worker.release();
         self.cell.listener.close();
         self.shared.close();
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    /// Thousands of idle sessions are normal; each kilobyte is ten megabytes then.
+    #[test]
+    fn an_idle_session_stays_small() {
+        assert!(size_of_future(run) <= 384);
+        assert!(std::mem::size_of::<SessionCell>() <= 256);
     }
 }

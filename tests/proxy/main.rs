@@ -7,13 +7,19 @@
 mod backends;
 mod clients;
 mod commands;
+mod handshakes;
 mod harness;
 mod lifecycle;
 mod network;
 mod observability;
+#[allow(dead_code, reason = "another test binary needs the rest")]
+#[path = "../tls/pki.rs"]
+mod pki;
+mod policies;
 mod resources;
 mod security;
 mod servers;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
+mod talk;

@@ -12,6 +12,7 @@
 
 pub mod backend;
 pub mod evergate;
+pub mod hello;
 pub mod http;
 pub mod limits;
 pub mod netns;
@@ -22,6 +23,7 @@ pub mod redis;
 pub mod relay;
 mod service;
 pub mod stream;
+pub mod talk;
 pub mod webserver;
 
 use std::thread;
