@@ -58,7 +58,7 @@ pub async fn play(account: Account, pace: Pace) -> anyhow::Result<Measured> {
     let mut script = Script::start(account, pace).await?;
     script.dwell(10).await;
     script.summarise();
-    script.kill().await?;
+    script.kill().await;
     script.bring_back().await?;
     script.drain().await?;
     script.reload().await?;

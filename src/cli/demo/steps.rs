@@ -31,7 +31,7 @@ const DRAINED: usize = 2;
 const ADDED: usize = 3;
 
 impl Script {
-    pub async fn kill(&mut self) -> anyhow::Result<()> {
+    pub async fn kill(&mut self) {
         self.enter(Phase::Kill);
         let backend = self.backends[KILLED].name;
         let clock = self.ledger.clock;
@@ -75,7 +75,6 @@ impl Script {
         ));
         self.dwell(28).await;
         self.summarise();
-        Ok(())
     }
 
     pub async fn bring_back(&mut self) -> anyhow::Result<()> {
