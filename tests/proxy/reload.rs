@@ -300,7 +300,8 @@ fn a_file_that_is_gone_or_no_text_or_huge_changes_nothing() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let stage = Stage::start();
     let path = stage.evergate.file();
-    let faults: [(&str, fn(&Path)); 5] = [
+    type Fault = (&'static str, fn(&Path));
+    let faults: [Fault; 5] = [
         ("deleted", |path| fs::remove_file(path).unwrap()),
         ("a directory", |path| fs::create_dir(path).unwrap()),
         ("a pipe without a writer", |path| {
