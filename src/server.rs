@@ -229,8 +229,8 @@ impl Server {
         let source = self.source.clone();
         let previous = self.tls.clone();
         // Files may be slow; the admin API on this thread must not wait for them.
-        let prepared = tokio::task::spawn_blocking(move || source.prepare(&previous)).await;
-        let Prepared { loaded, tls } = prepared.map_err(std::io::Error::other)??;
+        let prepared = net::on_own_thread("load", move || source.prepare(&previous)).await;
+        let Prepared { loaded, tls } = prepared??;
         loaded.warnings.iter().for_each(log_problem);
         let config = Arc::new(fit_descriptors(loaded.config, &loaded.effective));
         let bound = self.proxy.bind(&config).map_err(ApplyError::Bind)?;

@@ -9,6 +9,7 @@ mod run;
 mod schema;
 mod status;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -65,8 +66,13 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A line on stderr. `eprintln!` panics when nobody takes it; the exit code says the same.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -11,6 +11,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
 
+use crate::cli;
 use crate::config::FileWatcher;
 use crate::log;
 use crate::log::Log;
@@ -56,7 +57,7 @@ pub fn serve(source: Source) -> ExitCode {
         Err(error) => {
             let text = format!("{error:#}");
             let led = text.starts_with("error") || text.starts_with("warning");
-            eprintln!("{}{text}", if led { "" } else { "error: " });
+            cli::complain(&format!("{}{text}", if led { "" } else { "error: " }));
             ExitCode::FAILURE
         }
     }

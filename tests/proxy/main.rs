@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
 mod backends;
+mod certificates;
 mod clients;
 mod commands;
 mod handshakes;
@@ -16,6 +17,7 @@ mod observability;
 #[path = "../tls/pki.rs"]
 mod pki;
 mod policies;
+mod reload;
 mod resources;
 mod security;
 mod servers;
