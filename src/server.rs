@@ -57,7 +57,7 @@ pub enum Source {
 /// Why a configuration is not in force. Displays as the full report.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] Diagnostics),
     #[error("{}", lines(.0))]
     Tls(Vec<TlsError>),
@@ -65,7 +65,7 @@ pub enum ApplyError {
     Bind(Vec<BindError>),
     #[error(transparent)]
     Control(#[from] CommandError),
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 

@@ -56,7 +56,8 @@ pub fn serve(source: Source) -> ExitCode {
         Err(error) => {
             let text = format!("{error:#}");
             let led = text.starts_with("error") || text.starts_with("warning");
-            eprintln!("{}{text}", if led { "" } else { "error: " });
+            let prefix = if led { "" } else { "error: " };
+            eprintln!("{prefix}{}", text.trim_end());
             ExitCode::FAILURE
         }
     }
