@@ -57,7 +57,7 @@ pub enum Source {
 /// Why a configuration is not in force. Displays as the full report.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] Diagnostics),
     #[error("{}", lines(.0))]
     Tls(Vec<TlsError>),
@@ -65,7 +65,7 @@ pub enum ApplyError {
     Bind(Vec<BindError>),
     #[error(transparent)]
     Control(#[from] CommandError),
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
@@ -428,5 +428,17 @@ mod tests {
         assert_eq!(affordable_connections(20_000), 9_872);
         assert_eq!(affordable_connections(64), 16);
         assert_eq!(affordable_connections(0), 0);
+    }
+
+    /// A report that was its own source came twice.
+    #[test]
+    fn what_is_wrong_is_reported_once() {
+        let source = Source::Text {
+            name: PathBuf::from("wrong.yaml"),
+            text: "version: 2\n".to_owned(),
+        };
+        let wrong = source.prepare(&TlsMaterial::default()).unwrap_err();
+        let text = format!("{:#}", anyhow::Error::from(wrong));
+        assert_eq!(text.matches("wrong.yaml:1:10").count(), 1, "{text}");
     }
 }

@@ -31,6 +31,7 @@ use crate::admin::view;
 use crate::cluster::AdminState;
 use crate::control::CommandError;
 use crate::metrics::CONTENT_TYPE;
+use crate::shutdown::Stage;
 
 /// No request has a use for a body; this much is read and thrown away.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -149,6 +150,9 @@ async fn set_admin_state(
 }
 
 async fn reload(sources: &Sources) -> Answer {
+    if sources.stage.get() == Stage::Draining {
+        return failed(StatusCode::SERVICE_UNAVAILABLE, "the process is stopping");
+    }
     match to_the_end((sources.reload)()).await {
         Some(Ok(result)) => ok(&json!({ "result": result })),
         Some(Err(errors)) => failed(StatusCode::UNPROCESSABLE_ENTITY, &errors),

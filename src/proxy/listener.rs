@@ -1,7 +1,6 @@
 //! Listening sockets: bind before anything changes, accept without ever ending.
 
 use std::io;
-use std::net::IpAddr;
 use std::net::Shutdown;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdTcpListener;
@@ -25,9 +24,11 @@ use crate::config::ListenerConfig;
 use crate::net;
 use crate::net::Keepalive;
 use crate::proxy::Shared;
+use crate::proxy::access::may_connect;
 use crate::proxy::session;
 use crate::proxy::worker::Worker;
 use crate::routing::ListenerEntry;
+use crate::routing::RoutingTable;
 
 /// Without descriptors or memory, accept() would fail again at once and spin.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
@@ -86,7 +87,7 @@ impl RunningListener {
         };
         let worker = Arc::clone(home);
         home.handle.spawn(async move {
-            let accepting = accept_all(bound.name, bound.socket, shared, worker);
+            let accepting = accept_all(bound, shared, worker);
             stop.run_until_cancelled(accepting).await;
         });
         Ok(running)
@@ -133,7 +134,8 @@ pub fn keepalive(config: &KeepaliveConfig) -> Keepalive {
     }
 }
 
-async fn accept_all(name: Name, socket: StdTcpListener, shared: Arc<Shared>, home: Arc<Worker>) {
+async fn accept_all(bound: BoundListener, shared: Arc<Shared>, home: Arc<Worker>) {
+    let BoundListener { name, bind, socket } = bound;
     let socket = loop {
         match socket.try_clone().and_then(TcpListener::from_std) {
             Ok(socket) => break socket,
@@ -142,7 +144,7 @@ async fn accept_all(name: Name, socket: StdTcpListener, shared: Arc<Shared>, hom
     };
     loop {
         match socket.accept().await {
-            Ok((client, peer)) => admit(&name, &shared, &home, client, peer),
+            Ok((client, peer)) => admit((&name, bind), &shared, &home, client, peer),
             Err(error) if net::is_out_of_resources(&error) => pause(&name, &shared, &error).await,
             // The client went away between SYN and accept: its problem, not the listener's.
             Err(error) => {
@@ -166,9 +168,24 @@ async fn pause(name: &Name, shared: &Shared, error: &io::Error) {
     tokio::time::sleep(RESOURCE_PAUSE).await;
 }
 
+/// Who owns an address in this table. Between a new table and the moment when its listeners
+/// start, the old ones still accept: a session belongs to whom the address belongs to by now.
+fn owner<'table>(
+    table: &'table RoutingTable,
+    name: &Name,
+    bind: SocketAddr,
+) -> Option<&'table Arc<ListenerEntry>> {
+    let named = table.listeners.get(name);
+    if named.is_some_and(|entry| entry.config.bind == bind) {
+        return named;
+    }
+    let mut entries = table.listeners.values();
+    entries.find(|entry| entry.config.bind == bind).or(named)
+}
+
 /// Checks the limits and the access list, then hands the connection to a worker.
 fn admit(
-    name: &Name,
+    (name, bind): (&Name, SocketAddr),
     shared: &Arc<Shared>,
     home: &Arc<Worker>,
     client: TcpStream,
@@ -176,7 +193,7 @@ fn admit(
 ) {
     let table = shared.table.load();
     // Removed a moment ago: nobody listens here any more.
-    let Some(entry) = table.listeners.get(name) else {
+    let Some(entry) = owner(&table, name, bind) else {
         return;
     };
     if let Some(cause) = refusal(shared, entry, table.max_connections, peer) {
@@ -229,23 +246,4 @@ fn refusal(
     } else {
         None
     }
-}
-
-/// Behind a proxy the access list is for the clients in its headers, and only
-/// trusted proxies may connect: anyone could write a header.
-fn may_connect(entry: &ListenerEntry, peer: IpAddr) -> bool {
-    match &entry.config.proxy_protocol {
-        Some(proxies) => {
-            let peer = peer.to_canonical();
-            proxies.trusted.iter().any(|net| net.contains(&peer))
-        }
-        None => permits(entry, peer),
-    }
-}
-
-/// `deny` wins; an empty `allow` allows everyone else.
-pub fn permits(entry: &ListenerEntry, address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    let in_any = |list: &[ipnet::IpNet]| list.iter().any(|net| net.contains(&address));
-    !in_any(&entry.config.deny) && (entry.config.allow.is_empty() || in_any(&entry.config.allow))
 }

@@ -1,5 +1,6 @@
 //! The data plane: moves bytes; decides nothing that outlives a session.
 
+mod access;
 mod connect;
 mod dial;
 mod handshake;

@@ -27,14 +27,6 @@ use crate::report::Report;
 use crate::routing::ClusterHandle;
 use crate::routing::ConnectionGuard;
 
-/// A session refused or failed before bytes flowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    pub side: Side,
-    pub phase: Phase,
-    pub cause: Cause,
-}
-
 /// What the relay phase keeps besides the two streams.
 struct Established {
     relay: Relay,
@@ -64,7 +56,10 @@ async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) 
     let mut opened = Box::pin(open(accepted, &registration)).await;
     let end = match &mut opened {
         Ok(established) => (&mut established.relay).await,
-        Err(refusal) => refuse(&registration, *refusal),
+        Err(end) => {
+            note_refusal(&registration, *end);
+            *end
+        }
     };
     if let Ok(established) = opened {
         established.finish(&registration, end);
@@ -87,11 +82,11 @@ async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) 
 async fn open(
     accepted: Box<Accepted>,
     registration: &Registration,
-) -> Result<Established, Refusal> {
+) -> Result<Established, SessionEnd> {
     let Registration { shared, cell, .. } = registration;
     tokio::select! {
         biased;
-        cause = cell.until_severed() => Err(Refusal {
+        cause = cell.until_severed() => Err(SessionEnd {
             side: Side::Proxy,
             phase: cell.phase(),
             cause,
@@ -104,7 +99,7 @@ async fn establish(
     accepted: Box<Accepted>,
     shared: &Arc<Shared>,
     cell: &Arc<SessionCell>,
-) -> Result<Established, Refusal> {
+) -> Result<Established, SessionEnd> {
     let Accepted {
         socket,
         peer,
@@ -112,7 +107,7 @@ async fn establish(
     } = *accepted;
     let tcp = match socket {
         Handed::Here(tcp) => tcp,
-        Handed::Over(socket) => TcpStream::from_std(socket).map_err(|error| Refusal {
+        Handed::Over(socket) => TcpStream::from_std(socket).map_err(|error| SessionEnd {
             side: Side::Proxy,
             phase: Phase::Accept,
             cause: net::cause_of(&error),
@@ -171,20 +166,16 @@ fn report_early_close(shared: &Shared, cell: &SessionCell, end: SessionEnd) {
     }
 }
 
-fn refuse(registration: &Registration, refusal: Refusal) -> SessionEnd {
+/// Counts and logs a session that ended before bytes flowed.
+fn note_refusal(registration: &Registration, end: SessionEnd) {
     let Registration { shared, cell, .. } = registration;
-    cell.listener.count_rejected(refusal.cause);
-    let end = SessionEnd {
-        side: refusal.side,
-        phase: refusal.phase,
-        cause: refusal.cause,
-    };
+    cell.listener.count_rejected(end.cause);
     // A client that goes away, or was never one, is not worth an operator's attention …
-    let went_away = matches!(refusal.cause, Cause::Closed | Cause::Reset);
-    if refusal.side == Side::Client && went_away {
-        return end;
+    let went_away = matches!(end.cause, Cause::Closed | Cause::Reset);
+    if end.side == Side::Client && went_away {
+        return;
     }
-    if let Some(admitted) = shared.refusal_warnings.admit(refusal.cause, Instant::now()) {
+    if let Some(admitted) = shared.refusal_warnings.admit(end.cause, Instant::now()) {
         // … but whoever is turned away is.
         tracing::warn!(
             session = cell.id,
@@ -195,7 +186,6 @@ fn refuse(registration: &Registration, refusal: Refusal) -> SessionEnd {
             "client refused"
         );
     }
-    end
 }
 
 impl Registration {

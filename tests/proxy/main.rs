@@ -6,6 +6,7 @@
 
 mod backends;
 mod bytes;
+mod certificates;
 mod clients;
 mod commands;
 mod handshakes;
@@ -17,6 +18,7 @@ mod observability;
 #[path = "../tls/pki.rs"]
 mod pki;
 mod policies;
+mod reload;
 mod resources;
 mod security;
 mod servers;

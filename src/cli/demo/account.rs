@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::cli::demo::ledger::Clock;
 use crate::cli::demo::measure::Measured;
 use crate::cli::demo::measure::Phase;
-use crate::cli::demo::measure::What;
 use crate::cli::demo::verdict::Broken;
 use crate::cli::demo::verdict::Promise;
 use crate::cli::demo::verdict::since;
@@ -18,6 +17,12 @@ const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
+
+const LEGEND: &str = "
+failed: requests without a good answer, connections that reached no backend; cut: connections
+that ended with their backend while no request was waiting; to detect: until the routing table
+knew; to recover: until clients were served accordingly
+";
 
 /// Whether the account may be coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +78,7 @@ impl Account {
     pub fn conclude(&self, measured: &Measured, broken: &[Broken]) {
         self.print("\n");
         self.print(&table(measured));
+        self.print(LEGEND);
         self.print("\n");
         for promise in Promise::ALL {
             let mut found = broken
@@ -122,22 +128,20 @@ fn table(measured: &Measured) -> String {
         "failed",
         "connections",
         "failed",
-        "cut idle",
+        "cut",
         "to detect",
         "to recover",
     ];
     let mut rows = vec![header.map(str::to_owned)];
     let mut sums = [0; 5];
     for phase in Phase::ALL {
-        let records = &measured.records;
-        let unanswered = records.failed(phase, &[What::Unanswered]);
-        let answered = records.answered[phase as usize];
+        let counts = measured.records.counts(phase, measured.kill.as_ref());
         let counts = [
-            answered + unanswered as u64,
-            unanswered as u64,
-            records.new_connections(phase) as u64,
-            records.failed(phase, &[What::NotGreeted]) as u64,
-            records.failed(phase, &[What::Cut]) as u64,
+            counts.requests,
+            counts.failed_requests,
+            counts.connections,
+            counts.failed_connections,
+            counts.cut,
         ];
         for (sum, count) in sums.iter_mut().zip(counts) {
             *sum += count;
@@ -213,6 +217,10 @@ fn align<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::demo::measure::Failure;
+    use crate::cli::demo::measure::Kill;
+    use crate::cli::demo::measure::Kind;
+    use crate::cli::demo::measure::What;
 
     #[test]
     fn the_table_has_a_row_for_each_step_and_one_for_all() {
@@ -225,6 +233,35 @@ mod tests {
         assert_eq!(words, ["all", "21", "0", "0", "0", "0", "-", "-"]);
         let width = lines[0].len();
         assert!(lines.iter().all(|line| line.len() == width), "{table}");
+    }
+
+    #[test]
+    fn what_ended_with_its_backend_is_cut_and_what_reached_none_has_failed() {
+        let mut measured = Measured {
+            kill: Some(Kill {
+                backend: "db-2",
+                sessions: 1,
+                began: Duration::from_millis(10),
+                done: Duration::from_millis(12),
+                detected: None,
+            }),
+            ..Measured::default()
+        };
+        for begun in [11, 13] {
+            measured.records.failures.push(Failure {
+                phase: Phase::Kill,
+                session: begun,
+                kind: Kind::Short,
+                backend: None,
+                begun: Duration::from_millis(begun),
+                at: Duration::from_millis(14),
+                what: What::NotGreeted,
+            });
+        }
+        let table = table(&measured);
+        let row = table.lines().nth(2).unwrap();
+        let words: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(words[..6], ["kill", "0", "0", "2", "1", "1"]);
     }
 
     #[test]

@@ -153,6 +153,7 @@ fn bound_socket(port: u16) -> io::Result<Socket> {
 }
 
 async fn serve(name: &'static str, listener: TcpListener, kill: CancellationToken) {
+    let reset = CancellationToken::new();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -161,25 +162,27 @@ async fn serve(name: &'static str, listener: TcpListener, kill: CancellationToke
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(name, stream, kill.clone()));
+                    connections.spawn(converse(name, stream, reset.clone()));
                 }
                 // Out of descriptors: accept() would fail again at once and spin.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
         }
     }
+    // First the listener: whoever is reset must not be able to come back and die again.
     drop(listener);
+    reset.cancel();
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse(name: &'static str, mut stream: TcpStream, kill: CancellationToken) {
-    let killed = tokio::select! {
+async fn converse(name: &'static str, mut stream: TcpStream, reset: CancellationToken) {
+    let is_reset = tokio::select! {
         biased;
-        () = kill.cancelled() => true,
+        () = reset.cancelled() => true,
         // Either way the connection is over: who asked sees what is missing.
         _ = answer_all(name, &mut stream) => false,
     };
-    if killed {
+    if is_reset {
         // Closing with a linger time of zero sends a reset. If it cannot be set, the peer
         // sees an orderly close, which is a death, too.
         let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));

@@ -112,6 +112,17 @@ impl Front {
         timeout(PATIENCE, waiting).await.ok().flatten()
     }
 
+    /// When a backend's health became this; `None` when it does not in time.
+    pub async fn became(&self, backend: &str, health: Health) -> Option<Duration> {
+        let has_health = |entry: &&BackendEntry| entry.health == health;
+        let since = |cluster: &ClusterTable| {
+            let entry = entry(cluster, backend).filter(has_health);
+            entry.map(|entry| self.clock.at(entry.since))
+        };
+        self.seen(|cluster| since(cluster).is_some()).await?;
+        self.cluster(since).flatten()
+    }
+
     /// Reads the cluster as the data plane sees it now.
     pub fn cluster<T>(&self, read: impl FnOnce(&ClusterTable) -> T) -> Option<T> {
         let table = self.table.load();
@@ -208,8 +219,4 @@ async fn obey(server: &mut Server, command: Command) {
 pub fn entry<'a>(cluster: &'a ClusterTable, backend: &str) -> Option<&'a BackendEntry> {
     let mut entries = cluster.backends.iter();
     entries.find(|entry| &*entry.config.name == backend)
-}
-
-pub fn has_health(cluster: &ClusterTable, backend: &str, health: Health) -> bool {
-    entry(cluster, backend).is_some_and(|entry| entry.health == health)
 }

@@ -27,6 +27,10 @@ impl Clock {
     pub fn now(self) -> Duration {
         self.0.elapsed()
     }
+
+    pub fn at(self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.0)
+    }
 }
 
 /// One client connection as its client sees it.

@@ -98,6 +98,19 @@ pub struct Records {
     pub recoveries: Vec<Recovery>,
 }
 
+/// What a step cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Answered or not.
+    pub requests: u64,
+    pub failed_requests: u64,
+    /// New ones, greeted or not.
+    pub connections: u64,
+    pub failed_connections: u64,
+    /// Connections that ended with their backend while no request was waiting.
+    pub cut: u64,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Kill {
     pub backend: &'static str,
@@ -195,20 +208,33 @@ impl Drain {
 }
 
 impl Records {
-    pub fn new_connections(&self, phase: Phase) -> usize {
-        let greeted = self
-            .openings
-            .iter()
-            .filter(|opening| opening.phase == phase);
-        greeted.count() + self.failed(phase, &[What::NotGreeted])
-    }
-
-    /// Failures of a phase that are one of these.
-    pub fn failed(&self, phase: Phase, what: &[What]) -> usize {
-        let failures = self.failures.iter();
-        failures
-            .filter(|failure| failure.phase == phase && what.contains(&failure.what))
-            .count()
+    /// Sums of a phase, in the light of the kill.
+    pub fn counts(&self, phase: Phase, kill: Option<&Kill>) -> Counts {
+        let openings = self.openings.iter();
+        let greeted = openings.filter(|opening| opening.phase == phase).count();
+        let mut counts = Counts {
+            requests: self.answered[phase as usize],
+            connections: greeted as u64,
+            ..Counts::default()
+        };
+        for failure in self.failures.iter().filter(|one| one.phase == phase) {
+            match failure.what {
+                What::Unanswered | What::Wrong(_) => {
+                    counts.requests += 1;
+                    counts.failed_requests += 1;
+                }
+                What::Cut => counts.cut += 1,
+                What::NotGreeted => {
+                    counts.connections += 1;
+                    if kill.is_some_and(|kill| kill.explains(failure)) {
+                        counts.cut += 1;
+                    } else {
+                        counts.failed_connections += 1;
+                    }
+                }
+            }
+        }
+        counts
     }
 
     /// The first session that a backend greeted and that began at `from` or later.

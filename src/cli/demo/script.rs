@@ -20,9 +20,9 @@ use crate::cli::demo::front::PATIENCE;
 use crate::cli::demo::ledger::Ledger;
 use crate::cli::demo::load;
 use crate::cli::demo::load::Load;
+use crate::cli::demo::measure::Counts;
 use crate::cli::demo::measure::Measured;
 use crate::cli::demo::measure::Phase;
-use crate::cli::demo::measure::What;
 use crate::cluster::Health;
 use crate::config::DEFAULT_WEIGHT;
 use crate::routing::ClusterTable;
@@ -58,7 +58,7 @@ pub async fn play(account: Account, pace: Pace) -> anyhow::Result<Measured> {
     let mut script = Script::start(account, pace).await?;
     script.dwell(10).await;
     script.summarise();
-    script.kill().await?;
+    script.kill().await;
     script.bring_back().await?;
     script.drain().await?;
     script.reload().await?;
@@ -179,15 +179,15 @@ impl Script {
 
     /// Says how the step went for the clients.
     pub(super) fn summarise(&self) {
-        let phase = self.phase;
-        let (answered, unanswered, connections, refused) = self.ledger.read(|records| {
-            (
-                records.answered[phase as usize],
-                records.failed(phase, &[What::Unanswered]),
-                records.new_connections(phase),
-                records.failed(phase, &[What::NotGreeted]),
-            )
-        });
+        let kill = self.measured.kill.as_ref();
+        let counts = self.ledger.read(|records| records.counts(self.phase, kill));
+        let Counts {
+            requests,
+            failed_requests,
+            connections,
+            failed_connections,
+            cut,
+        } = counts;
         let open: Vec<_> = BACKENDS
             .iter()
             .map(|name| (name, self.ledger.open_on(name)))
@@ -199,8 +199,8 @@ impl Script {
             open => open.join(", "),
         };
         self.say(&format!(
-            "{answered} requests answered, {unanswered} not; {connections} new connections, \
-             {refused} failed; open: {open}"
+            "{requests} requests, {failed_requests} failed; {connections} new connections, \
+             {failed_connections} failed; {cut} cut; open: {open}"
         ));
     }
 }

@@ -31,18 +31,17 @@ const DRAINED: usize = 2;
 const ADDED: usize = 3;
 
 impl Script {
-    pub async fn kill(&mut self) -> anyhow::Result<()> {
+    pub async fn kill(&mut self) {
         self.enter(Phase::Kill);
         let backend = self.backends[KILLED].name;
         let clock = self.ledger.clock;
         let sessions = self.ledger.open_on(backend);
         let began = clock.now();
-        let is_down = |cluster: &_| front::has_health(cluster, backend, Health::Down);
         let killing = async {
             self.backends[KILLED].kill().await;
             clock.now()
         };
-        let (done, detected) = tokio::join!(killing, self.front.seen(is_down));
+        let (done, detected) = tokio::join!(killing, self.front.became(backend, Health::Down));
         let kill = Kill {
             backend,
             sessions,
@@ -76,7 +75,6 @@ impl Script {
         ));
         self.dwell(28).await;
         self.summarise();
-        Ok(())
     }
 
     pub async fn bring_back(&mut self) -> anyhow::Result<()> {
@@ -85,8 +83,7 @@ impl Script {
         let began = self.now();
         self.backends[KILLED].start()?;
         self.say(&format!("{backend} listens again on its old port"));
-        let is_up = |cluster: &_| front::has_health(cluster, backend, Health::Up);
-        let up = self.front.seen(is_up).await;
+        let up = self.front.became(backend, Health::Up).await;
         let took = after(began, up);
         self.say(&format!("{backend} seen as up {took} (rise: 2 checks)"));
         let first_session = self.first_session(backend, began).await;

@@ -256,12 +256,13 @@ fn tested(measured: &Measured, broken: &mut Vec<Broken>) {
         missing.push("no session lived on the killed backend".to_owned());
     }
     for phase in Phase::ALL {
-        if measured.records.answered[phase as usize] == 0 {
-            missing.push(format!("no request in phase `{}`", phase.as_str()));
+        let counts = measured.records.counts(phase, measured.kill.as_ref());
+        if counts.requests == counts.failed_requests {
+            missing.push(format!("no request answered in step `{}`", phase.as_str()));
         }
         // At the end nobody may connect any more.
-        if phase != Phase::End && measured.records.new_connections(phase) == 0 {
-            missing.push(format!("no new connection in phase `{}`", phase.as_str()));
+        if phase != Phase::End && counts.connections == counts.failed_connections {
+            missing.push(format!("no new connection in step `{}`", phase.as_str()));
         }
     }
     broken.extend(missing.into_iter().map(|found| Broken {
