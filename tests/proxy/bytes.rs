@@ -435,7 +435,7 @@ pub fn tls_keys(authority: &Authority) -> String {
     format!(", tls: {{cert_file: \"{cert}\", key_file: \"{key}\"}}")
 }
 
-fn tls_client(
+pub fn tls_client(
     authority: &Authority,
     version: &'static SupportedProtocolVersion,
     tcp: TcpStream,
