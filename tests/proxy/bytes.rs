@@ -260,6 +260,37 @@ fn bulk_survives_a_reader_that_pauses() {
     assert!(spliced > 0, "bulk is spliced");
 }
 
+/// Pipes are used again; what a broken session left in one is not for the next.
+#[test]
+fn bytes_of_a_broken_bulk_session_never_reach_another() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let source = Backend::start(Behaviour::Stream { bytes: BULK_BYTES });
+    let listen = free_addr();
+    let yaml = file(listen, &[source.addr()], RARE_CHECKS, "") + "workers: 1\n";
+    let evergate = Evergate::start(&yaml);
+    let mut broken = Vec::new();
+    for _ in 0..8 {
+        let mut client = connect(listen);
+        let seen = expect_pattern(&mut client, Pattern::new(), 2 << 20).unwrap();
+        assert_eq!(seen, 2 << 20);
+        broken.push(client);
+    }
+    let received = || evergate.metric("evergate_backend_bytes_received_total", &[]);
+    wait_until(PATIENCE, "every way is full", || {
+        let earlier = received();
+        thread::sleep(Duration::from_millis(600));
+        received() == earlier
+    });
+    assert!(open_pipes(&evergate) >= 4, "their bytes are in pipes");
+    broken.into_iter().for_each(reset);
+    wait_for_ends(&evergate, "reset", 8.0);
+
+    for _ in 0..4 {
+        let seen = expect_pattern(&mut connect(listen), Pattern::new(), u64::MAX).unwrap();
+        assert_eq!(seen, BULK_BYTES);
+    }
+}
+
 /// The backend's connection stays open, but its health check says that it is dead.
 #[test]
 fn an_answer_cut_off_by_the_backends_death_never_ends_cleanly() {
