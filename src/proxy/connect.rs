@@ -314,8 +314,9 @@ impl Journey<'_> {
                 if failover.hold.max_wait.is_zero() {
                     (Err(WaitError::TimedOut), Phase::Hold)
                 } else {
-                    let result = waiting.pause(room, failover.hold, pause).await;
-                    (result, Phase::Hold)
+                    let published = self.shared.table.follow();
+                    let waited = waiting.pause(room, failover.hold, pause, published);
+                    (waited.await, Phase::Hold)
                 }
             }
         };
