@@ -28,6 +28,7 @@ use crate::support::evergate::Evergate;
 use crate::support::evergate::evergate as run_command;
 use crate::support::hello::client_hello;
 use crate::support::http;
+use crate::support::ports::RefusingPort;
 use crate::support::ports::free_addr;
 use crate::support::process::run;
 use crate::support::talk::connect;
@@ -551,4 +552,28 @@ fn failing_sessions_do_not_multiply_probes() {
     let most = began.elapsed().as_secs_f64() / 0.05 + 10.0;
     assert!(made <= most, "{made} probes, {most} allowed");
     assert_eq!(evergate.metric(REJECTED, &[]).unwrap_or(0.0), 0.0);
+}
+
+/// 42: a check that lies lets hundreds of held clients knock; they knock ever more rarely.
+#[test]
+fn clients_of_a_backend_that_only_seems_up_knock_ever_more_rarely() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    const CLIENTS: u32 = 300;
+    let (refusing, checked, listens) = (RefusingPort::new(), Backend::echo(), free_addr());
+    let check = format!("health_check: {{port: {}}}", checked.addr().port());
+    let hold = "failover: {hold: {for: 50s, max_sessions: 1000}}";
+    let evergate = Evergate::start(&file(listens, &plain(&[refusing.addr()]), &[&check, hold]));
+    let knocks = || {
+        evergate
+            .metric("evergate_backend_connect_errors_total", &[])
+            .unwrap_or(0.0)
+    };
+    let _clients: Vec<_> = (0..CLIENTS).map(|_| connect(listens)).collect();
+    thread::sleep(Duration::from_secs(3));
+    let (before, began) = (knocks(), Instant::now());
+    thread::sleep(Duration::from_secs(2));
+    let made = knocks() - before;
+    let per_client = made / f64::from(CLIENTS) / began.elapsed().as_secs_f64();
+    assert!(made > 0.0, "they gave up");
+    assert!(per_client < 3.0, "{per_client} a second");
 }
