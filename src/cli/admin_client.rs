@@ -107,7 +107,11 @@ impl AdminArgs {
         if status.is_success() {
             return Ok(value);
         }
+        let needs_token = status == StatusCode::UNAUTHORIZED && self.token_file.is_none();
         match value["error"].as_str() {
+            Some(error) if needs_token => {
+                bail!("{error}\nhelp: give --token-file FILE, or the socket: --admin unix:PATH")
+            }
             Some(error) => bail!("{error}"),
             None => bail!("the admin API answered {status}"),
         }

@@ -32,7 +32,8 @@ pub fn run(args: &Args) -> ExitCode {
     })
 }
 
-/// JSON is YAML: nothing the user typed can become structure.
+/// JSON is YAML: nothing the user typed can become structure. A key per line, because messages
+/// show the line that is wrong.
 fn configuration(args: &Args) -> String {
     let bind = match args.listen.strip_prefix(':') {
         Some(port) => format!("0.0.0.0:{port}"),
@@ -49,7 +50,7 @@ fn configuration(args: &Args) -> String {
         "listeners": {"clients": {"bind": bind, "cluster": "backends"}},
         "admin": {"bind": args.admin},
     });
-    config.to_string()
+    format!("{config:#}\n")
 }
 
 #[cfg(test)]

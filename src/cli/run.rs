@@ -57,7 +57,8 @@ pub fn serve(source: Source) -> ExitCode {
         Err(error) => {
             let text = format!("{error:#}");
             let led = text.starts_with("error") || text.starts_with("warning");
-            cli::complain(&format!("{}{text}", if led { "" } else { "error: " }));
+            let prefix = if led { "" } else { "error: " };
+            cli::complain(&format!("{prefix}{}", text.trim_end()));
             ExitCode::FAILURE
         }
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cluster::Cause;
@@ -21,10 +20,6 @@ use crate::routing::WaitingRoom;
 /// first in line whether a table or a place it was not told of lets it go.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A check that passes while every connect fails would let each session knock every
-/// `fast_interval`; it knocks half as often each time, down to once in this time.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
-
 /// One session's waiting, over several turns, with one deadline per room.
 #[derive(Debug)]
 pub struct Waiting<'a> {
@@ -32,8 +27,6 @@ pub struct Waiting<'a> {
     client: &'a TcpStream,
     hold: Option<Wait>,
     queue: Option<Wait>,
-    /// How often every backend that the table called up had failed.
-    pauses: u32,
 }
 
 #[derive(Debug)]
@@ -67,7 +60,6 @@ impl<'a> Waiting<'a> {
             client,
             hold: None,
             queue: None,
-            pauses: 0,
         }
     }
 
@@ -111,32 +103,6 @@ impl<'a> Waiting<'a> {
     ) -> Result<Turn, WaitError> {
         self.cell.set_phase(Phase::Queue);
         wait(&mut self.queue, room, limit, self.client).await
-    }
-
-    /// Waits for `pause`, twice as long each time, or until a table is published, although
-    /// the room may be open: every backend that the table calls up has just failed, and the
-    /// next table will know.
-    ///
-    /// # Errors
-    /// As [`Self::hold`].
-    pub async fn pause(
-        &mut self,
-        room: &Arc<WaitingRoom>,
-        limit: WaitLimit,
-        pause: Duration,
-        mut published: watch::Receiver<u64>,
-    ) -> Result<Turn, WaitError> {
-        let longer = pause.saturating_mul(1 << self.pauses.min(16));
-        self.pauses += 1;
-        let mut until = Instant::now() + longer.min(MAX_PAUSE.max(pause));
-        if let Some(hold) = &self.hold {
-            until = until.min(hold.deadline);
-        }
-        tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
-            _ = published.changed() => {}
-        }
-        self.hold(room, limit).await
     }
 }
 
