@@ -17,6 +17,7 @@ use socket2::SockRef;
 use socket2::Socket;
 use socket2::TcpKeepalive;
 use socket2::Type;
+use tokio::sync::oneshot;
 
 use crate::cluster::Cause;
 
@@ -121,6 +122,26 @@ pub fn is_out_of_resources(error: &io::Error) -> bool {
         .is_some_and(|code| OURS.contains(&Errno::from_raw_os_error(code)))
 }
 
+/// Runs blocking work on a thread of its own.
+///
+/// tokio's pool for that panics when the system refuses a thread; this is an error.
+///
+/// # Errors
+/// No thread to be had, or the work panicked.
+pub async fn on_own_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (answer, result) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // Whoever asked may have stopped waiting.
+            let _ = answer.send(work());
+        })?;
+    result.await.map_err(io::Error::other)
+}
+
 /// Raises the soft limit of open files to the hard limit; returns the limit now in force.
 pub fn raise_open_files_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
@@ -180,6 +201,13 @@ mod tests {
             assert!(Instant::now() < deadline, "FIN was not seen");
             std::thread::yield_now();
         }
+    }
+
+    #[tokio::test]
+    async fn work_on_a_thread_that_panics_is_an_error() {
+        assert_eq!(on_own_thread("works", || 7).await.unwrap(), 7);
+        let failed = on_own_thread("fails", || assert_eq!(1, 2, "on purpose")).await;
+        assert!(failed.is_err());
     }
 
     #[test]

@@ -229,8 +229,8 @@ impl Server {
         let source = self.source.clone();
         let previous = self.tls.clone();
         // Files may be slow; the admin API on this thread must not wait for them.
-        let prepared = tokio::task::spawn_blocking(move || source.prepare(&previous)).await;
-        let Prepared { loaded, tls } = prepared.map_err(std::io::Error::other)??;
+        let prepared = net::on_own_thread("load", move || source.prepare(&previous)).await;
+        let Prepared { loaded, tls } = prepared??;
         loaded.warnings.iter().for_each(log_problem);
         let config = Arc::new(fit_descriptors(loaded.config, &loaded.effective));
         let bound = self.proxy.bind(&config).map_err(ApplyError::Bind)?;
@@ -428,5 +428,17 @@ mod tests {
         assert_eq!(affordable_connections(20_000), 9_872);
         assert_eq!(affordable_connections(64), 16);
         assert_eq!(affordable_connections(0), 0);
+    }
+
+    /// A report that was its own source came twice.
+    #[test]
+    fn what_is_wrong_is_reported_once() {
+        let source = Source::Text {
+            name: PathBuf::from("wrong.yaml"),
+            text: "version: 2\n".to_owned(),
+        };
+        let wrong = source.prepare(&TlsMaterial::default()).unwrap_err();
+        let text = format!("{:#}", anyhow::Error::from(wrong));
+        assert_eq!(text.matches("wrong.yaml:1:10").count(), 1, "{text}");
     }
 }

@@ -1,8 +1,11 @@
 //! `evergate check`: every problem of a file at once.
 
+use std::io;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::cli;
 use crate::config;
 use crate::config::Config;
 use crate::tls::TlsMaterial;
@@ -20,23 +23,25 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => {
             let errors = problems.errors();
-            eprint!("{problems}");
-            eprintln!("\n{}: {}", args.config.display(), counted(errors, "error"));
+            let count = counted(errors, "error");
+            cli::complain(&format!("{problems}\n{}: {count}", args.config.display()));
             return ExitCode::FAILURE;
         }
     };
     for warning in &loaded.warnings {
-        eprintln!("{warning}");
+        cli::complain(&warning.to_string());
     }
     if let Err(errors) = TlsMaterial::load(&loaded.config) {
         for error in &errors {
-            eprintln!("error: {error}");
+            cli::complain(&format!("error: {error}"));
         }
         let count = counted(errors.len(), "error");
-        eprintln!("\n{}: {count}", args.config.display());
+        cli::complain(&format!("\n{}: {count}", args.config.display()));
         return ExitCode::FAILURE;
     }
-    println!("{}: {}", args.config.display(), summary(&loaded.config));
+    let summary = summary(&loaded.config);
+    // The exit code says the same to whoever does not read it.
+    let _ = writeln!(io::stdout(), "{}: {summary}", args.config.display());
     ExitCode::SUCCESS
 }
 

@@ -3,11 +3,13 @@
 mod admin_client;
 mod admin_state;
 mod check;
+mod demo;
 mod proxy;
 mod run;
 mod schema;
 mod status;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -29,6 +31,8 @@ enum Command {
     Run(run::Args),
     /// Run without a file: one listener, some backends
     Proxy(proxy::Args),
+    /// Show a failover: embedded backends are killed, drained and replaced under load
+    Demo(demo::Args),
     /// Check a configuration file and show every problem in it
     Check(check::CheckArgs),
     /// Print the JSON schema of the configuration file
@@ -48,6 +52,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Proxy(args) => proxy::run(&args),
+        Command::Demo(args) => demo::run(&args).unwrap_or_else(|error| exit_code(Err(error))),
         Command::Check(args) => check::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Status(args) => exit_code(status::run(&args)),
@@ -61,8 +66,13 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A line on stderr. `eprintln!` panics when nobody takes it; the exit code says the same.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

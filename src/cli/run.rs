@@ -11,6 +11,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
 
+use crate::cli;
 use crate::config::FileWatcher;
 use crate::log;
 use crate::log::Log;
@@ -57,7 +58,7 @@ pub fn serve(source: Source) -> ExitCode {
             let text = format!("{error:#}");
             let led = text.starts_with("error") || text.starts_with("warning");
             let prefix = if led { "" } else { "error: " };
-            eprintln!("{prefix}{}", text.trim_end());
+            cli::complain(&format!("{prefix}{}", text.trim_end()));
             ExitCode::FAILURE
         }
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::hash::Hasher;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -64,11 +65,15 @@ impl FileWatcher {
     pub fn new(files: &[PathBuf]) -> Result<Self, notify::Error> {
         // One notice is as good as many: the contents decide.
         let (sender, notices) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let noticed = move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|event| !is_reading(event.kind)) {
                 let _ = sender.try_send(());
             }
-        });
+        };
+        // A watcher without the thread that it takes for granted panics, again while it is dropped.
+        let watcher = try_thread()
+            .map_err(notify::Error::io)
+            .and_then(|()| notify::recommended_watcher(noticed));
         let watcher = watcher.inspect_err(|error| {
             tracing::warn!(%error, "cannot watch files; looking at them each second instead");
         });
@@ -196,6 +201,14 @@ impl FileWatcher {
             }
         }
     }
+}
+
+/// Whether the system gives us another thread.
+fn try_thread() -> io::Result<()> {
+    let thread = std::thread::Builder::new().spawn(|| {})?;
+    // It does nothing that could fail.
+    let _ = thread.join();
+    Ok(())
 }
 
 /// Our own reading causes such events; taking them for changes would never end.

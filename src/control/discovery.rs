@@ -14,6 +14,7 @@ use crate::cluster::Name;
 use crate::config::Config;
 use crate::config::Host;
 use crate::control::schedule::Schedule;
+use crate::net;
 
 /// An address that works is looked up again this often: the system's resolver
 /// does not tell how long its answer is valid.
@@ -119,12 +120,11 @@ pub async fn lookup(name: &Name, permits: Arc<Semaphore>) -> io::Result<IpAddr> 
         let permit = permits.acquire_owned().await.map_err(io::Error::other)?;
         // The permit moves into the thread: a hanging one counts until it ends,
         // long after we have stopped waiting for it.
-        tokio::task::spawn_blocking(move || {
+        net::on_own_thread("lookup", move || {
             let _permit = permit;
             (&*host, 0).to_socket_addrs().map(Vec::from_iter)
         })
-        .await
-        .map_err(io::Error::other)?
+        .await?
     };
     let found = tokio::time::timeout(TIMEOUT, answer).await??;
     let addresses = found.into_iter().map(|address| address.ip());

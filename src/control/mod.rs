@@ -17,6 +17,7 @@ mod schedule;
 
 use std::sync::Arc;
 
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
@@ -66,18 +67,22 @@ pub fn start(
     metrics: Arc<Metrics>,
 ) -> std::io::Result<ControlHandle> {
     let (commands, receiver) = mpsc::channel(MAX_PENDING_COMMANDS);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(discovery::MAX_LOOKUPS)
-        .build()?;
+    // First the thread: a loop without one would be dropped here, inside another loop, and panic.
+    let (hand_over, handed_over) = std::sync::mpsc::channel::<Runtime>();
     std::thread::Builder::new()
         .name("evergate-control".to_owned())
         .spawn(move || {
+            let Ok(runtime) = handed_over.recv() else {
+                return;
+            };
             let plane = Plane::new(table, metrics, receiver, reports);
             LocalSet::new().block_on(&runtime, plane.run());
-            // A resolver that hangs must not hold up the end of the process.
-            runtime.shutdown_background();
         })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // The thread waits for it.
+    let _ = hand_over.send(runtime);
     Ok(ControlHandle { commands })
 }
 

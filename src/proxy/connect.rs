@@ -11,6 +11,7 @@ use crate::cluster::BackendId;
 use crate::cluster::Cause;
 use crate::cluster::Name;
 use crate::cluster::Phase;
+use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::config::ListenerConfig;
 use crate::net;
@@ -25,7 +26,6 @@ use crate::proxy::hold::Turn;
 use crate::proxy::hold::WaitError;
 use crate::proxy::hold::Waiting;
 use crate::proxy::registry::SessionCell;
-use crate::proxy::session::Refusal;
 use crate::proxy::transport::Transport;
 use crate::report::Report;
 use crate::routing::ClusterHandle;
@@ -87,7 +87,7 @@ pub async fn connect(
     entry: &ListenerEntry,
     shared: &Shared,
     cell: &SessionCell,
-) -> Result<Connected, Refusal> {
+) -> Result<Connected, SessionEnd> {
     let Some(cluster) = route(&entry.config, greeted.sni.as_deref()) else {
         return Err(refusal(Side::Proxy, Phase::Handshake, Cause::NoRoute));
     };
@@ -127,7 +127,7 @@ fn matches_sni(pattern: &str, sni: &str) -> bool {
 }
 
 impl Journey<'_> {
-    async fn travel(mut self) -> Result<Connected, Refusal> {
+    async fn travel(mut self) -> Result<Connected, SessionEnd> {
         let mut waiting = Waiting::new(self.cell, self.greeted.client.tcp());
         let mut turn: Option<Turn> = None;
         loop {
@@ -153,7 +153,7 @@ impl Journey<'_> {
     }
 
     /// Reads one table: a pick, or why there is none.
-    fn look(&self) -> Result<Step, Refusal> {
+    fn look(&self) -> Result<Step, SessionEnd> {
         let table = self.shared.table.load();
         let Some(cluster) = table.clusters.get(&self.cluster) else {
             return Err(refusal(Side::Proxy, Phase::Connect, Cause::NoRoute));
@@ -212,7 +212,7 @@ impl Journey<'_> {
     }
 
     /// One dial. `Err(None)` = try another backend.
-    async fn attempt(&mut self, attempt: Attempt) -> Result<Connected, Option<Refusal>> {
+    async fn attempt(&mut self, attempt: Attempt) -> Result<Connected, Option<SessionEnd>> {
         let started = Instant::now();
         let backend = Arc::clone(attempt.place.backend());
         let dialed = dial::dial(&attempt.target).await;
@@ -279,7 +279,7 @@ impl Journey<'_> {
         }
     }
 
-    async fn send_first_bytes(&self, stream: &mut Transport) -> Result<(), Refusal> {
+    async fn send_first_bytes(&self, stream: &mut Transport) -> Result<(), SessionEnd> {
         let bytes = &self.greeted.first_bytes;
         if bytes.is_empty() {
             return Ok(());
@@ -296,7 +296,7 @@ impl Journey<'_> {
         waiting: &mut Waiting<'_>,
         why: PickError,
         table: &ClusterTable,
-    ) -> Result<Turn, Refusal> {
+    ) -> Result<Turn, SessionEnd> {
         self.wait_started.get_or_insert_with(Instant::now);
         let failover = &table.config.failover;
         let (result, phase) = match why {
@@ -330,7 +330,7 @@ impl Journey<'_> {
         }
     }
 
-    fn refused(&self, error: WaitError, phase: Phase) -> Refusal {
+    fn refused(&self, error: WaitError, phase: Phase) -> SessionEnd {
         if error == WaitError::ClientGone {
             return refusal(Side::Client, phase, Cause::Closed);
         }
@@ -359,8 +359,8 @@ impl Journey<'_> {
     }
 }
 
-fn refusal(side: Side, phase: Phase, cause: Cause) -> Refusal {
-    Refusal { side, phase, cause }
+fn refusal(side: Side, phase: Phase, cause: Cause) -> SessionEnd {
+    SessionEnd { side, phase, cause }
 }
 
 thread_local! {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::cluster::Cause;
 use crate::cluster::Phase;
+use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::net;
 use crate::protocol::client_hello;
@@ -19,9 +20,8 @@ use crate::protocol::proxy_header;
 use crate::protocol::proxy_header::MAX_V2_BYTES;
 use crate::protocol::proxy_header::ProxyHeader;
 use crate::protocol::proxy_header::Source;
-use crate::proxy::listener::permits;
+use crate::proxy::access::permits;
 use crate::proxy::registry::SessionCell;
-use crate::proxy::session::Refusal;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
 
@@ -47,7 +47,7 @@ pub async fn greet(
     peer: SocketAddr,
     entry: &ListenerEntry,
     cell: &SessionCell,
-) -> Result<Greeted, Refusal> {
+) -> Result<Greeted, SessionEnd> {
     let config = &entry.config;
     let peeks = entry.tls.is_none() && !config.routes.is_empty();
     if config.proxy_protocol.is_none() && entry.tls.is_none() && !peeks {
@@ -71,7 +71,7 @@ async fn negotiate(
     peer: SocketAddr,
     entry: &ListenerEntry,
     peeks: bool,
-) -> Result<Greeted, Refusal> {
+) -> Result<Greeted, SessionEnd> {
     let mut client_address = peer;
     let mut server_address = None;
     if entry.config.proxy_protocol.is_some() {
@@ -107,7 +107,7 @@ async fn negotiate(
 }
 
 /// Reads exactly the header and not a byte more: what follows may be a TLS handshake.
-async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Source, Refusal> {
+async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Source, SessionEnd> {
     let mut bytes = Vec::new();
     loop {
         match proxy_header::parse(&bytes) {
@@ -129,7 +129,7 @@ async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Source, Refusal> {
     }
 }
 
-async fn read_client_hello(tcp: &mut TcpStream) -> Result<(Option<String>, Vec<u8>), Refusal> {
+async fn read_client_hello(tcp: &mut TcpStream) -> Result<(Option<String>, Vec<u8>), SessionEnd> {
     let mut bytes = Vec::with_capacity(1024);
     loop {
         let read = tcp.read_buf(&mut bytes).await;
@@ -147,7 +147,7 @@ async fn read_client_hello(tcp: &mut TcpStream) -> Result<(Option<String>, Vec<u
     }
 }
 
-fn tls_failed(error: io::Error) -> Refusal {
+fn tls_failed(error: io::Error) -> SessionEnd {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => refused(Side::Client, Cause::Closed),
         io::ErrorKind::ConnectionReset => refused(Side::Client, Cause::Reset),
@@ -158,12 +158,12 @@ fn tls_failed(error: io::Error) -> Refusal {
     }
 }
 
-fn client_failed(error: &io::Error) -> Refusal {
+fn client_failed(error: &io::Error) -> SessionEnd {
     refused(Side::Client, net::cause_of(error))
 }
 
-fn refused(side: Side, cause: Cause) -> Refusal {
-    Refusal {
+fn refused(side: Side, cause: Cause) -> SessionEnd {
+    SessionEnd {
         side,
         phase: Phase::Handshake,
         cause,

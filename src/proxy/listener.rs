@@ -1,7 +1,6 @@
 //! Listening sockets: bind before anything changes, accept without ever ending.
 
 use std::io;
-use std::net::IpAddr;
 use std::net::Shutdown;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdTcpListener;
@@ -25,6 +24,7 @@ use crate::config::ListenerConfig;
 use crate::net;
 use crate::net::Keepalive;
 use crate::proxy::Shared;
+use crate::proxy::access::may_connect;
 use crate::proxy::session;
 use crate::proxy::worker::Worker;
 use crate::routing::ListenerEntry;
@@ -246,23 +246,4 @@ fn refusal(
     } else {
         None
     }
-}
-
-/// Behind a proxy the access list is for the clients in its headers, and only
-/// trusted proxies may connect: anyone could write a header.
-fn may_connect(entry: &ListenerEntry, peer: IpAddr) -> bool {
-    match &entry.config.proxy_protocol {
-        Some(proxies) => {
-            let peer = peer.to_canonical();
-            proxies.trusted.iter().any(|net| net.contains(&peer))
-        }
-        None => permits(entry, peer),
-    }
-}
-
-/// `deny` wins; an empty `allow` allows everyone else.
-pub fn permits(entry: &ListenerEntry, address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    let in_any = |list: &[ipnet::IpNet]| list.iter().any(|net| net.contains(&address));
-    !in_any(&entry.config.deny) && (entry.config.allow.is_empty() || in_any(&entry.config.allow))
 }

@@ -214,8 +214,10 @@ impl Relay {
     }
 
     fn end(&self, side: Side, cause: Cause) -> SessionEnd {
+        // Nobody can tell whether a side that failed had finished its last message.
+        let failed = side != Side::Proxy || cause == Cause::BackendDead;
         let loses_data = self.answer_due || self.up.holds_bytes() || self.down.holds_bytes();
-        if cause != Cause::Closed && loses_data {
+        if cause != Cause::Closed && (failed || loses_data) {
             net::reset_on_close(self.client.tcp());
             net::reset_on_close(self.backend.tcp());
         }
@@ -343,7 +345,10 @@ impl Flow {
                     }
                     return Poll::Ready(Err(FlowError::Read(error)));
                 }
-                Poll::Pending => return self.poll_flush(cx, to),
+                Poll::Pending => {
+                    from.send_answers(cx).map_err(FlowError::Read)?;
+                    return self.poll_flush(cx, to);
+                }
             }
             let bytes = read.filled();
             if bytes.is_empty() {

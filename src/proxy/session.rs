@@ -27,14 +27,6 @@ use crate::report::Report;
 use crate::routing::ClusterHandle;
 use crate::routing::ConnectionGuard;
 
-/// A session refused or failed before bytes flowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    pub side: Side,
-    pub phase: Phase,
-    pub cause: Cause,
-}
-
 /// What the relay phase keeps besides the two streams.
 struct Established {
     relay: Relay,
@@ -55,45 +47,24 @@ struct Registration {
 /// Runs a session on a worker; callable from any thread.
 pub fn spawn(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
     let handle = worker.handle.clone();
-    handle.spawn(run(accepted, shared, worker));
+    handle.spawn(run(Box::new(accepted), shared, worker));
 }
 
-async fn run(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
+async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) {
     let registration = Registration::new(&accepted, shared, worker);
-    let shared = Arc::clone(&registration.shared);
-    let cell = Arc::clone(&registration.cell);
-
-    let established = {
-        let establishing = Box::pin(establish(accepted, &shared, &cell));
-        tokio::select! {
-            biased;
-            cause = cell.until_severed() => Err(Refusal {
-                side: Side::Proxy,
-                phase: cell.phase(),
-                cause,
-            }),
-            established = establishing => established,
+    // Borrowed, not moved: a moved relay would take its place in this future twice.
+    let mut opened = Box::pin(open(accepted, &registration)).await;
+    let end = match &mut opened {
+        Ok(established) => (&mut established.relay).await,
+        Err(end) => {
+            note_refusal(&registration, *end);
+            *end
         }
     };
-    let end = match established {
-        Ok(Established {
-            relay,
-            place,
-            cluster,
-            queued,
-        }) => {
-            cell.set_phase(Phase::Relay);
-            let end = relay.await;
-            finish_place(place, &cluster, queued);
-            report_early_close(&shared, &cell, end);
-            let lasted = Instant::now().saturating_duration_since(cell.started);
-            shared
-                .metrics
-                .record_session_duration(&cluster.name, lasted);
-            end
-        }
-        Err(refusal) => refuse(&shared, &cell, refusal),
-    };
+    if let Ok(established) = opened {
+        established.finish(&registration, end);
+    }
+    let Registration { shared, cell, .. } = &registration;
     shared.metrics.count_session_end(end);
     tracing::debug!(
         session = cell.id,
@@ -107,22 +78,43 @@ async fn run(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
     );
 }
 
+/// Everything before the relay, unless the session is severed first.
+async fn open(
+    accepted: Box<Accepted>,
+    registration: &Registration,
+) -> Result<Established, SessionEnd> {
+    let Registration { shared, cell, .. } = registration;
+    tokio::select! {
+        biased;
+        cause = cell.until_severed() => Err(SessionEnd {
+            side: Side::Proxy,
+            phase: cell.phase(),
+            cause,
+        }),
+        established = establish(accepted, shared, cell) => established,
+    }
+}
+
 async fn establish(
-    accepted: Accepted,
+    accepted: Box<Accepted>,
     shared: &Arc<Shared>,
     cell: &Arc<SessionCell>,
-) -> Result<Established, Refusal> {
-    let entry = accepted.entry;
-    let tcp = match accepted.socket {
+) -> Result<Established, SessionEnd> {
+    let Accepted {
+        socket,
+        peer,
+        entry,
+    } = *accepted;
+    let tcp = match socket {
         Handed::Here(tcp) => tcp,
-        Handed::Over(socket) => TcpStream::from_std(socket).map_err(|error| Refusal {
+        Handed::Over(socket) => TcpStream::from_std(socket).map_err(|error| SessionEnd {
             side: Side::Proxy,
             phase: Phase::Accept,
             cause: net::cause_of(&error),
         })?,
     };
 
-    let greeted = handshake::greet(tcp, accepted.peer, &entry, cell).await?;
+    let greeted = handshake::greet(tcp, peer, &entry, cell).await?;
     cell.set_client(greeted.client_address);
     let connected = connect::connect(&greeted, &entry, shared, cell).await?;
     let Connected {
@@ -133,6 +125,7 @@ async fn establish(
     } = connected;
     let keepalive = keepalive(&entry.config.keepalive);
     let relay = Relay::new(greeted.client, backend, Arc::clone(cell), keepalive);
+    cell.set_phase(Phase::Relay);
     Ok(Established {
         relay,
         place,
@@ -141,11 +134,19 @@ async fn establish(
     })
 }
 
-/// Gives the place back, then tells the first who waits for it.
-fn finish_place(place: ConnectionGuard, cluster: &ClusterHandle, queued: bool) {
-    drop(place);
-    if queued {
-        cluster.queue.release_one();
+impl Established {
+    /// Gives the place back, tells the first who waits for it, and measures.
+    fn finish(self, registration: &Registration, end: SessionEnd) {
+        let Registration { shared, cell, .. } = registration;
+        drop(self.relay);
+        drop(self.place);
+        if self.queued {
+            self.cluster.queue.release_one();
+        }
+        report_early_close(shared, cell, end);
+        let lasted = Instant::now().saturating_duration_since(cell.started);
+        let metrics = &shared.metrics;
+        metrics.record_session_duration(&self.cluster.name, lasted);
     }
 }
 
@@ -165,18 +166,16 @@ fn report_early_close(shared: &Shared, cell: &SessionCell, end: SessionEnd) {
     }
 }
 
-fn refuse(shared: &Shared, cell: &SessionCell, refusal: Refusal) -> SessionEnd {
-    cell.listener.count_rejected(refusal.cause);
-    let end = SessionEnd {
-        side: refusal.side,
-        phase: refusal.phase,
-        cause: refusal.cause,
-    };
+/// Counts and logs a session that ended before bytes flowed.
+fn note_refusal(registration: &Registration, end: SessionEnd) {
+    let Registration { shared, cell, .. } = registration;
+    cell.listener.count_rejected(end.cause);
     // A client that goes away, or was never one, is not worth an operator's attention …
-    if refusal.side == Side::Client && refusal.cause == Cause::Closed {
-        return end;
+    let went_away = matches!(end.cause, Cause::Closed | Cause::Reset);
+    if end.side == Side::Client && went_away {
+        return;
     }
-    if let Some(admitted) = shared.refusal_warnings.admit(refusal.cause, Instant::now()) {
+    if let Some(admitted) = shared.refusal_warnings.admit(end.cause, Instant::now()) {
         // … but whoever is turned away is.
         tracing::warn!(
             session = cell.id,
@@ -187,7 +186,6 @@ fn refuse(shared: &Shared, cell: &SessionCell, refusal: Refusal) -> SessionEnd {
             "client refused"
         );
     }
-    end
 }
 
 impl Registration {
@@ -195,6 +193,7 @@ impl Registration {
         let cell = Arc::new(SessionCell::new(
             shared.next_session_id(),
             Arc::clone(&accepted.entry.handle),
+            accepted.entry.config.bind,
             accepted.entry.config.idle_timeout,
             Instant::now(),
         ));
@@ -215,5 +214,20 @@ impl Drop for Registration {
         self.worker.release();
         self.cell.listener.close();
         self.shared.close();
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    /// Thousands of idle sessions are normal; each kilobyte is ten megabytes then.
+    #[test]
+    fn an_idle_session_stays_small() {
+        assert!(size_of_future(run) <= 384);
+        assert!(std::mem::size_of::<SessionCell>() <= 256);
     }
 }

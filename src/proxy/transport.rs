@@ -39,6 +39,26 @@ impl Transport {
             Self::Client(_) | Self::Backend(_) => None,
         }
     }
+
+    /// Sends what TLS itself answers to what was read, such as the alert that refuses a
+    /// renegotiation. Reading alone would leave it until the next bytes go that way.
+    ///
+    /// # Errors
+    /// As a write.
+    pub fn send_answers(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let has_answers = match self {
+            Self::Plain(_) => false,
+            Self::Client(tls) => tls.wants_write(),
+            Self::Backend(tls) => tls.wants_write(),
+        };
+        if !has_answers {
+            return Ok(());
+        }
+        match Pin::new(self).poll_flush(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
+    }
 }
 
 impl AsyncRead for Transport {

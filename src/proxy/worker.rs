@@ -4,10 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
@@ -56,6 +58,22 @@ impl Worker {
 /// # Errors
 /// No thread or no descriptors left.
 pub fn start(index: usize, table: SharedTable) -> io::Result<(Arc<Worker>, WorkerThread)> {
+    // First the thread: a loop without one would be dropped here, inside another loop, and panic.
+    let (hand_over, handed_over) = mpsc::channel::<(Runtime, Arc<Worker>)>();
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name(format!("evergate-work-{index}"))
+        .spawn(move || {
+            let Ok((runtime, worker)) = handed_over.recv() else {
+                return;
+            };
+            runtime.block_on(async {
+                tokio::select! {
+                    () = sweep(worker, table) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_io_events_per_tick(MAX_EVENTS_PER_POLL)
@@ -65,18 +83,8 @@ pub fn start(index: usize, table: SharedTable) -> io::Result<(Arc<Worker>, Worke
         registry: Registry::default(),
         sessions: AtomicUsize::new(0),
     });
-    let (stop, stopped) = oneshot::channel();
-    let swept = Arc::clone(&worker);
-    let thread = std::thread::Builder::new()
-        .name(format!("evergate-work-{index}"))
-        .spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = sweep(swept, table) => {}
-                    _ = stopped => {}
-                }
-            });
-        })?;
+    // The thread waits for it.
+    let _ = hand_over.send((runtime, Arc::clone(&worker)));
     let thread = WorkerThread {
         stop: Some(stop),
         thread: Some(thread),

@@ -267,7 +267,7 @@ impl ListenerHandle {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Counts a refused connection when `cause` is one of [`REJECT_CAUSES`].
+    /// Counts a refused connection when `cause` is one that a client can be refused for.
     pub fn count_rejected(&self, cause: Cause) {
         if let Some((_, counter)) = self.rejected.iter().find(|(known, _)| *known == cause) {
             counter.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::danger::ServerCertVerified;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::verify_server_name;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::crypto::verify_tls12_signature;
 use rustls::crypto::verify_tls13_signature;
@@ -18,8 +19,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::UnixTime;
 use rustls::server::ClientHello;
+use rustls::server::ParsedCertificate;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use super::files::LoadedPair;
 
@@ -77,11 +81,43 @@ impl ResolvesServerCert for CertificatesByName {
     }
 }
 
-/// `verify_ca`: the chain must be good, the name may be any.
+/// `verify_full` and `verify_ca`: the chain must be good; the name, as the mode says.
+///
+/// A certificate that itself stands in `ca_file` needs no chain: that is what
+/// `openssl req -x509` makes for one server, and webpki takes no CA for a server.
 #[derive(Debug)]
-pub(super) struct ChainOnly(pub Arc<WebPkiServerVerifier>);
+pub(super) struct TrustedServer {
+    pub chain: Arc<WebPkiServerVerifier>,
+    /// The certificates of `ca_file`.
+    pub listed: Vec<CertificateDer<'static>>,
+    pub verify_name: bool,
+}
 
-impl ServerCertVerifier for ChainOnly {
+impl TrustedServer {
+    fn verify_listed(
+        &self,
+        certificate: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let (_, parsed) = X509Certificate::from_der(certificate)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let validity = parsed.validity();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if validity.not_before.timestamp() > now {
+            return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
+        }
+        if validity.not_after.timestamp() < now {
+            return Err(Error::InvalidCertificate(CertificateError::Expired));
+        }
+        if self.verify_name {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+}
+
+impl ServerCertVerifier for TrustedServer {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -90,14 +126,21 @@ impl ServerCertVerifier for ChainOnly {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified =
-            self.0
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        if self.listed.iter().any(|listed| listed == end_entity) {
+            return self.verify_listed(end_entity, server_name, now);
+        }
+        let verified = self.chain.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
         match verified {
             // The name is looked at last: whoever gets this far has a good chain.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if !self.verify_name => Ok(ServerCertVerified::assertion()),
             verified => verified,
         }
     }
@@ -108,7 +151,7 @@ impl ServerCertVerifier for ChainOnly {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.chain.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -117,11 +160,11 @@ impl ServerCertVerifier for ChainOnly {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.chain.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.chain.supported_verify_schemes()
     }
 }
 

@@ -116,7 +116,10 @@ impl Files {
     }
 
     /// Never empty.
-    fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    pub(super) fn certificates(
+        &self,
+        path: &Path,
+    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let certificates = CertificateDer::pem_slice_iter(self.content(path)?)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| wrong(path, not_pem(&error)))?;

@@ -18,6 +18,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::ServerName;
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
@@ -35,7 +36,7 @@ use crate::config::VerifyMode;
 
 use self::choose::AnyCertificate;
 use self::choose::CertificatesByName;
-use self::choose::ChainOnly;
+use self::choose::TrustedServer;
 use self::files::Files;
 
 pub use self::material::TlsMaterial;
@@ -208,13 +209,16 @@ impl TlsConnector {
     fn from_files(config: &BackendTlsConfig, files: &Files) -> Result<Self, Vec<TlsError>> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut errors = Vec::new();
-        let roots = match &config.ca_file {
-            Some(path) => files.roots(path),
-            None => Ok(RootCertStore::from_iter(
-                webpki_roots::TLS_SERVER_ROOTS.iter().cloned(),
-            )),
+        let (roots, listed) = match &config.ca_file {
+            Some(path) => (files.roots(path), files.certificates(path)),
+            None => {
+                let anchors = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
+                (Ok(RootCertStore::from_iter(anchors)), Ok(Vec::new()))
+            }
         };
         let roots = collect(roots, &mut errors);
+        // Read from the same file: what is wrong with it is among the errors already.
+        let listed = listed.unwrap_or_default();
         let pair = config
             .client_pair
             .as_ref()
@@ -228,8 +232,8 @@ impl TlsConnector {
             return Err(errors);
         };
         let certified = pair.as_ref().map(|pair| Arc::clone(&pair.certified));
-        let client =
-            client_config(config, provider, roots, certified).map_err(|error| vec![error])?;
+        let client = client_config(config, provider, (roots, listed), certified)
+            .map_err(|error| vec![error])?;
         Ok(Self {
             source: config.clone(),
             fingerprint: files.fingerprint(),
@@ -287,10 +291,10 @@ fn server_config(
 fn client_config(
     config: &BackendTlsConfig,
     provider: Arc<CryptoProvider>,
-    roots: RootCertStore,
+    (roots, listed): (RootCertStore, Vec<CertificateDer<'static>>),
     certified: Option<Arc<CertifiedKey>>,
 ) -> Result<ClientConfig, TlsError> {
-    let verifier = server_verifier(config.mode, roots, &provider)?;
+    let verifier = server_verifier(config.mode, roots, listed, &provider)?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions(TlsVersion::V1_2))
         .map_err(settings)?
@@ -309,20 +313,25 @@ fn client_config(
 fn server_verifier(
     mode: VerifyMode,
     roots: RootCertStore,
+    listed: Vec<CertificateDer<'static>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    let chain_and_name = || {
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-            .build()
-            .map_err(settings)
-    };
-    Ok(match mode {
-        VerifyMode::VerifyFull => chain_and_name()?,
-        VerifyMode::VerifyCa => Arc::new(ChainOnly(chain_and_name()?)),
+    let verify_name = match mode {
+        VerifyMode::VerifyFull => true,
+        VerifyMode::VerifyCa => false,
         VerifyMode::Insecure => {
-            Arc::new(AnyCertificate(provider.signature_verification_algorithms))
+            let algorithms = provider.signature_verification_algorithms;
+            return Ok(Arc::new(AnyCertificate(algorithms)));
         }
-    })
+    };
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .build()
+        .map_err(settings)?;
+    Ok(Arc::new(TrustedServer {
+        chain,
+        listed,
+        verify_name,
+    }))
 }
 
 fn versions(minimum: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {

@@ -32,12 +32,22 @@ impl ClientTls {
     pub fn tcp(&self) -> &TcpStream {
         self.0.get_ref().0
     }
+
+    /// Whether TLS itself has something for the peer: an alert, a key update.
+    pub fn wants_write(&self) -> bool {
+        self.0.get_ref().1.wants_write()
+    }
 }
 
 impl BackendTls {
     /// The connection underneath, for its addresses and options.
     pub fn tcp(&self) -> &TcpStream {
         self.0.get_ref().0
+    }
+
+    /// Whether TLS itself has something for the peer: an alert, a key update.
+    pub fn wants_write(&self) -> bool {
+        self.0.get_ref().1.wants_write()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Backends that die, hang, flap, lie or come back: faults B2, B11 to B13, B22 to B24.
 
+use std::io::Write;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -113,7 +114,7 @@ fn a_slow_backend_stays_up_and_gets_few_sessions() {
     let mut to_slow = 0;
     for _ in 0..60 {
         let mut client = connect(listens);
-        std::io::Write::write_all(&mut client, b"who\n").unwrap();
+        client.write_all(b"who\n").unwrap();
         to_slow += u32::from(read_line(&mut client).unwrap() == "slow");
         assert!(is_up(&evergate, "b"), "slow is not down");
     }

@@ -8,6 +8,7 @@ mod backends;
 mod certificates;
 mod clients;
 mod commands;
+mod handshakes;
 mod harness;
 mod lifecycle;
 mod network;
@@ -23,3 +24,4 @@ mod servers;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
+mod talk;

@@ -1,6 +1,7 @@
 //! What the operator decides: who waits and how long, who is severed, who is preferred.
 
 use std::io::Read;
+use std::io::Write;
 use std::net::Shutdown;
 use std::net::SocketAddr;
 use std::net::TcpStream;
@@ -168,7 +169,7 @@ fn what_a_held_client_has_sent_already_arrives_whole() {
     wait_up(&evergate, "a", false);
     let mut held = connect(listens);
     let bytes = vec![7; 100_000];
-    std::io::Write::write_all(&mut held, &bytes).unwrap();
+    held.write_all(&bytes).unwrap();
     evergate.wait_for_metric(HELD, &[], 1.0);
     backend.start_again();
     let mut answer = vec![0; bytes.len()];
@@ -367,6 +368,66 @@ fn a_backend_that_returns_gets_little_at_first() {
 }
 
 #[test]
+fn a_weight_of_zero_takes_no_new_sessions_and_ends_no_old_one() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let backends = [Backend::echo(), Backend::named("b")];
+    let listens = free_addr();
+    let [a, b] = backends.each_ref().map(Backend::addr);
+    let yaml = |weight| file(listens, &[(a, weight), (b, "tier: 1")], &[]);
+    let evergate = Evergate::start(&yaml("weight: 5"));
+    let mut session = connect(listens);
+    echoes(&mut session, b"before").unwrap();
+    evergate.reload(&yaml("weight: 0"));
+    wait_for_name(listens, "b");
+    for _ in 0..10 {
+        assert_eq!(name_at(listens), "b");
+    }
+    echoes(&mut session, b"after").unwrap();
+}
+
+#[test]
+fn in_a_panic_sessions_are_routed_as_if_all_were_up() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (backend, mut checked) = (Backend::named("a"), Backend::echo());
+    let listens = free_addr();
+    let port = checked.addr().port();
+    let keys = [
+        "failover: {panic: try_all}",
+        &format!("health_check: {{port: {port}, interval: 200ms, timeout: 200ms}}"),
+    ];
+    let evergate = Evergate::start(&file(listens, &plain(&[backend.addr()]), &keys));
+    let (mut session, _) = greeted(listens).unwrap();
+    checked.kill(End::Rst);
+    wait_up(&evergate, "a", false);
+    assert_eq!(name_at(listens), "a");
+    expect_silence(&mut session);
+}
+
+#[test]
+fn the_client_that_a_proxy_header_names_is_the_one_that_is_hashed() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let backends = ["a", "b", "c"].map(Backend::named);
+    let listens = free_addr();
+    let addrs = plain(&backends.each_ref().map(Backend::addr));
+    let hash = "balance: {policy: consistent_hash, hash: {key: client_ip}}";
+    let accept = "cluster: c, proxy_protocol: accept, proxy_protocol_from: [127.0.0.1]}";
+    let yaml = file(listens, &addrs, &[hash]).replace("cluster: c}", accept);
+    let _evergate = Evergate::start(&yaml);
+    let backend_of = |number: u8, port: u16| {
+        let mut client = connect(listens);
+        let header = format!("PROXY TCP4 10.0.0.{number} 10.0.0.254 {port} 5432\r\n");
+        client.write_all(header.as_bytes()).unwrap();
+        read_line(&mut client).unwrap()
+    };
+    let first: Vec<_> = (0..60).map(|number| backend_of(number, 1)).collect();
+    let again: Vec<_> = (0..60).map(|number| backend_of(number, 2)).collect();
+    assert_eq!(first, again, "the same client, the same backend");
+    for name in ["a", "b", "c"] {
+        assert!(first.iter().any(|is| is == name), "{name} has no client");
+    }
+}
+
+#[test]
 fn a_refused_connect_is_redispatched_before_any_check_notices() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let mut first = Backend::named("a");
@@ -463,22 +524,27 @@ fn a_backend_never_gets_many_more_than_its_limit_and_everyone_is_served() {
 fn those_who_queue_when_their_backend_dies_are_served_after_its_return() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     const PLACES: usize = 100;
-    let mut backend = Backend::named("a");
+    // Only the checked port dies: a listener that dies takes those it has just accepted with it.
+    let (backend, mut checked) = (Backend::named("a"), Backend::echo());
     let listens = free_addr();
     let places = format!("max_connections: {PLACES}");
     let backends = [(backend.addr(), places.as_str())];
     let waits = "{for: 50s, max_sessions: 1000}";
     let failover = format!("failover: {{queue: {waits}, hold: {waits}}}");
-    let evergate = Evergate::start(&file(listens, &backends, &[&failover]));
+    let port = checked.addr().port();
+    let check = format!("health_check: {{port: {port}, interval: 500ms, timeout: 500ms, rise: 1}}");
+    let evergate = Evergate::start(&file(listens, &backends, &[&failover, &check]));
     let mut first: Vec<_> = (0..PLACES).map(|_| greeted(listens).unwrap().0).collect();
     let mut waiting: Vec<_> = (0..PLACES).map(|_| connect(listens)).collect();
     evergate.wait_for_metric(QUEUED, &[], 100.0);
-    backend.kill(End::Rst);
+    checked.kill(End::Rst);
     for client in &mut first {
         assert_eq!(rest(client), b"");
     }
-    wait_up(&evergate, "a", false);
-    backend.start_again();
+    for client in &mut waiting[..3] {
+        expect_silence(client);
+    }
+    checked.start_again();
     for client in &mut waiting {
         assert_eq!(read_line(client).unwrap(), "a");
     }

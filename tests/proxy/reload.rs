@@ -300,7 +300,8 @@ fn a_file_that_is_gone_or_no_text_or_huge_changes_nothing() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let stage = Stage::start();
     let path = stage.evergate.file();
-    let faults: [(&str, fn(&Path)); 5] = [
+    type Fault = (&'static str, fn(&Path));
+    let faults: [Fault; 5] = [
         ("deleted", |path| fs::remove_file(path).unwrap()),
         ("a directory", |path| fs::create_dir(path).unwrap()),
         ("a pipe without a writer", |path| {
@@ -473,7 +474,7 @@ fn a_listener_with_a_new_name_on_its_old_address_loses_no_session() {
         let named = clusters.replace("  l: {", &format!("  {name}: {{"));
         let echo = format!("  e:\n    backends: [\"{}\"]\nlisteners:", echo.addr());
         named.replace("listeners:", &echo)
-            + &format!("  echo-{name}: {{bind: \"{other}\", cluster: e}}\n")
+            + &format!("  echo-{name}: {{bind: \"{other}\", cluster: e}}\ndrain_timeout: 200ms\n")
     };
     let evergate = Evergate::start(&yaml("l"));
     let mut session = connect(other);
@@ -493,6 +494,9 @@ fn a_listener_with_a_new_name_on_its_old_address_loses_no_session() {
             assert!(done.as_ref().is_ok_and(|done| *done > 0), "{done:?}");
         }
     });
+    // Longer than a removed listener's sessions would have had.
+    thread::sleep(Duration::from_secs(1));
+    echoes(&mut session, b"not removed, only renamed").unwrap();
 }
 
 /// C7

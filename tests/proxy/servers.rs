@@ -1,6 +1,7 @@
 //! Real servers behind the proxy: PostgreSQL, Redis, nginx, HAProxy.
 
 use std::fs;
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -120,7 +121,13 @@ fn a_killed_postgres_fails_no_new_connection() {
     });
     let listens = free_addr();
     let backends = plain(&postgres.each_ref().map(Postgres::addr));
-    let evergate = Evergate::start(&file(listens, &backends, &[]));
+    // A server that recovers from a crash accepts connections long before it serves them.
+    let is_ready = installed("pg_isready", "postgresql-client-15");
+    let check = format!(
+        "health_check: {{kind: exec, interval: 500ms, timeout: 500ms, \
+         command: [sh, -c, \"{is_ready} -h $$EVERGATE_ADDRESS -p $$EVERGATE_PORT\"]}}"
+    );
+    let evergate = Evergate::start(&file(listens, &backends, &[&check]));
     let load = Load::default();
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -450,7 +457,7 @@ fn the_clients_address_arrives_through_two_proxies() {
         }
         // HAProxy 127.0.0.1 may tell; who says it himself from elsewhere may not.
         let mut liar = connect_from(Ipv4Addr::new(127, 0, 0, 73), accepts);
-        let _ = std::io::Write::write_all(&mut liar, b"PROXY TCP4 1.2.3.4 1.2.3.4 5 6\r\n");
+        let _ = liar.write_all(b"PROXY TCP4 1.2.3.4 1.2.3.4 5 6\r\n");
         assert_eq!(rest(&mut liar), b"");
         let denied = [("reason", "denied")];
         evergate.wait_for_metric("evergate_listener_connections_rejected_total", &denied, 1.0);

@@ -10,6 +10,7 @@ use rustix::process::getrlimit;
 use rustix::process::setrlimit;
 
 use super::ports::reserve;
+use super::process::words;
 
 /// What a group of processes may use.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +58,19 @@ impl Cgroup {
     #[track_caller]
     pub fn add(&self, pid: u32) {
         write(&self.dir.join("cgroup.procs"), &pid.to_string());
+    }
+
+    /// What to put before a command that is to start inside: nothing of it escapes the limit.
+    pub fn wrapper(&self) -> Vec<String> {
+        let procs = self.dir.join("cgroup.procs");
+        let script = format!("echo $$ > '{}' && exec \"$@\"", procs.display());
+        words(&["sh", "-c", &script, "sh"])
+    }
+
+    /// Replaces the limit, e.g. `pids.max` by another number.
+    #[track_caller]
+    pub fn set(&self, name: &str, value: &str) {
+        write(&self.dir.join(name), value);
     }
 
     /// A file of the group, e.g. `memory.failcnt`.

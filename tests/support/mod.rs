@@ -12,6 +12,7 @@
 
 pub mod backend;
 pub mod evergate;
+pub mod hello;
 pub mod http;
 pub mod limits;
 pub mod netns;

@@ -195,6 +195,29 @@ fn each_mode_believes_what_it_promises_to() {
     }
 }
 
+/// webpki takes no CA for a server; many database servers have just that.
+#[test]
+fn a_server_that_stands_in_the_ca_file_itself_is_believed() {
+    let place = Authority::new("place");
+    let itself = place.self_signed_authority("itself", &["db.example"]);
+    let trusting = |mode| BackendTlsConfig {
+        ca_file: Some(itself.cert_file.clone()),
+        ..backend_tls(mode, &place)
+    };
+    let twin = place.self_signed_authority("twin", &["db.example"]);
+    for (pair, mode, host, believed) in [
+        (&itself, VerifyMode::VerifyFull, "db.example", true),
+        (&itself, VerifyMode::VerifyFull, "else.example", false),
+        (&itself, VerifyMode::VerifyCa, "else.example", true),
+        (&twin, VerifyMode::VerifyFull, "db.example", false),
+        (&twin, VerifyMode::VerifyCa, "db.example", false),
+    ] {
+        let server = pki::server(pair, &TLS13);
+        let answer = block_on(originate(&trusting(mode), server, host));
+        assert_eq!(answer.is_ok(), believed, "{mode:?} {host}: {answer:?}");
+    }
+}
+
 #[test]
 fn a_backend_named_by_address_is_verified_by_address() {
     let ours = Authority::new("ours");

@@ -78,6 +78,14 @@ impl Authority {
         self.write_pair(file, &certificate.pem(), &key)
     }
 
+    /// What `openssl req -x509` makes: its own authority and a server at once.
+    pub fn self_signed_authority(&self, file: &str, names: &[&str]) -> CertificatePair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = params(names);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self.write_pair(file, &params.self_signed(&key).unwrap().pem(), &key)
+    }
+
     pub fn path(&self, file: &str) -> PathBuf {
         self.directory.path().join(file)
     }
