@@ -104,21 +104,6 @@ impl<'a> Waiting<'a> {
         self.cell.set_phase(Phase::Queue);
         wait(&mut self.queue, room, limit, self.client).await
     }
-
-    /// Waits for `pause` in the hold room although it may be open: every backend
-    /// that the table calls up has just failed, and the table will soon know.
-    ///
-    /// # Errors
-    /// As [`Self::hold`].
-    pub async fn pause(
-        &mut self,
-        room: &Arc<WaitingRoom>,
-        limit: WaitLimit,
-        pause: Duration,
-    ) -> Result<Turn, WaitError> {
-        tokio::time::sleep(pause).await;
-        self.hold(room, limit).await
-    }
 }
 
 impl Drop for Waiting<'_> {

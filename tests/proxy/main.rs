@@ -11,6 +11,7 @@ mod clients;
 mod commands;
 mod handshakes;
 mod harness;
+mod hot_swap;
 mod lifecycle;
 mod network;
 mod observability;
