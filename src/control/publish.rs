@@ -28,6 +28,8 @@ pub struct Publisher {
     retired: HashMap<Name, Arc<ListenerHandle>>,
     max_connections: usize,
     zone: Option<Name>,
+    /// The zone has changed since the last table: groups depend on it, no table can be kept.
+    zone_changed: bool,
 }
 
 impl Publisher {
@@ -39,6 +41,7 @@ impl Publisher {
             retired: HashMap::new(),
             max_connections: 0,
             zone: None,
+            zone_changed: false,
         }
     }
 
@@ -48,8 +51,7 @@ impl Publisher {
         self.max_connections = config.max_connections;
         if self.zone != config.zone {
             self.zone.clone_from(&config.zone);
-            // Groups depend on it: no table can be kept.
-            self.clusters.clear();
+            self.zone_changed = true;
         }
         self.retired.retain(|_, handle| handle.active() > 0);
         let mut old = std::mem::take(&mut self.listeners);
@@ -83,11 +85,12 @@ impl Publisher {
     /// Publishes one table with everything that has changed since the last.
     pub fn publish(&mut self, core: &mut Core) {
         let changed = core.settle();
+        let zone_changed = std::mem::take(&mut self.zone_changed);
         let mut old = std::mem::take(&mut self.clusters);
         for cluster in core.clusters() {
             let name = &cluster.config.name;
             let table = match old.remove(name) {
-                Some(table) if !changed.contains(name) => table,
+                Some(table) if !zone_changed && !changed.contains(name) => table,
                 _ => Arc::new(self.cluster_table(cluster)),
             };
             self.clusters.insert(Arc::clone(name), table);
@@ -135,6 +138,4 @@ fn open_or_close(cluster: &ClusterTable) {
     } else {
         cluster.handle.hold.close();
     }
-    // Closed for a cluster that was removed and is back.
-    cluster.handle.queue.close();
 }

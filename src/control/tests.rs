@@ -8,6 +8,7 @@ use crate::control::fixtures::backend;
 use crate::control::fixtures::cluster;
 use crate::control::fixtures::config;
 use crate::report;
+use crate::routing::Admission;
 use crate::routing::Fate;
 use crate::routing::RoutingTable;
 use std::net::IpAddr;
@@ -196,5 +197,29 @@ async fn the_thread_ends_when_every_handle_is_dropped() {
     while Arc::strong_count(&metrics) > 1 {
         assert!(Instant::now() < deadline, "the thread still holds them");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// With a new zone in the same file, sessions of a removed cluster waited on one by one.
+#[tokio::test]
+async fn who_is_held_by_a_removed_cluster_is_let_go_at_once() {
+    let running = running();
+    let clusters = vec![cluster("a", &["db1"]), cluster("b", &["db2"])];
+    running.apply(config(clusters)).await;
+    let hold = Arc::clone(&running.table.load().clusters["b"].handle.hold);
+    let mut tickets: Vec<_> = (0..3)
+        .map(|_| match hold.enter(10) {
+            Admission::Waiting(ticket) => ticket,
+            Admission::Full => panic!("the room has places"),
+        })
+        .collect();
+
+    let mut without = config(vec![cluster("a", &["db1"])]);
+    without.zone = Some("z1".into());
+    running.apply(without).await;
+
+    for ticket in &mut tickets {
+        let released = tokio::time::timeout(PATIENCE, ticket.turn()).await;
+        assert!(released.is_ok(), "nobody lets it go");
     }
 }
