@@ -136,7 +136,8 @@ impl Journey<'_> {
                     self.cell.set_phase(Phase::Connect);
                     match self.attempt(*attempt).await {
                         Ok(connected) => {
-                            self.arrive(turn, waiting.was_held());
+                            self.record_hold(&waiting);
+                            pass_on(turn.filter(|_| waiting.was_held()));
                             return Ok(connected);
                         }
                         Err(Some(refused)) => return Err(refused),
@@ -310,6 +311,10 @@ impl Journey<'_> {
         table: &ClusterTable,
     ) -> Result<Turn, SessionEnd> {
         self.wait_started.get_or_insert_with(Instant::now);
+        if why == PickError::NoneEligible {
+            // What a backend said before it was taken out is not why this client waits now.
+            self.last_failure = None;
+        }
         let failover = &table.config.failover;
         let (result, phase) = match why {
             PickError::AllFull => {
@@ -328,7 +333,10 @@ impl Journey<'_> {
                 self.attempts = 0;
                 Ok(turn)
             }
-            Err(error) => Err(self.refused(error, phase)),
+            Err(error) => {
+                self.record_hold(waiting);
+                Err(self.refused(error, phase))
+            }
         }
     }
 
@@ -345,19 +353,22 @@ impl Journey<'_> {
         }
     }
 
-    /// Lets the next waiting session go a moment after this one is connected.
-    fn arrive(&self, turn: Option<Turn>, was_held: bool) {
-        if let Some(started) = self.wait_started.filter(|_| was_held) {
+    fn record_hold(&self, waiting: &Waiting<'_>) {
+        if let Some(started) = self.wait_started.filter(|_| waiting.was_held()) {
             let held = Instant::now().saturating_duration_since(started);
             let metrics = &self.shared.metrics;
             metrics.record_hold_duration(&self.cluster, held);
         }
-        if let Some(turn) = turn.filter(|_| was_held) {
-            tokio::spawn(async move {
-                tokio::time::sleep(LOGIN_PACE).await;
-                drop(turn);
-            });
-        }
+    }
+}
+
+/// Lets the next held session go a moment after this one is connected.
+fn pass_on(turn: Option<Turn>) {
+    if let Some(turn) = turn {
+        tokio::spawn(async move {
+            tokio::time::sleep(LOGIN_PACE).await;
+            drop(turn);
+        });
     }
 }
 

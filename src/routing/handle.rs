@@ -221,7 +221,7 @@ pub struct ListenerHandle {
 }
 
 /// Reasons under which a connection is counted as rejected.
-pub const REJECT_CAUSES: [Cause; 13] = [
+pub const REJECT_CAUSES: [Cause; 16] = [
     Cause::Denied,
     Cause::ListenerFull,
     Cause::ProcessFull,
@@ -234,6 +234,9 @@ pub const REJECT_CAUSES: [Cause; 13] = [
     Cause::HoldFull,
     Cause::QueueTimeout,
     Cause::QueueFull,
+    Cause::ConnectRefused,
+    Cause::ConnectTimeout,
+    Cause::Unreachable,
     Cause::OutOfResources,
 ];
 

@@ -301,3 +301,24 @@ fn a_returning_backend_is_not_stampeded() {
     let sessions = evergate.metric("evergate_backend_connections_total", &[]);
     assert_eq!(sessions, Some(f64::from(HELD)));
 }
+
+/// A backend's last words hid why the client had waited in vain, and no metric counted the refusal.
+#[test]
+fn a_client_that_waited_in_vain_is_refused_for_the_wait_and_not_for_its_first_try() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let mut backend = Backend::named("a");
+    let listens = free_addr();
+    let failover = "failover: {hold: {for: 1s, max_sessions: 100}}";
+    let evergate = Evergate::start(&file(listens, &plain(&[backend.addr()]), &[failover]));
+    backend.kill(End::Rst);
+    // The table still says up: the first try fails, and its report takes the backend out.
+    assert_eq!(rest(&mut connect(listens)), b"");
+    wait_up(&evergate, "a", false);
+    let tried = [("backend", "a")];
+    let errors = evergate.metric("evergate_backend_connect_errors_total", &tried);
+    assert!(errors > Some(0.0), "the dead one was never tried");
+    let refused = [("reason", "hold_timeout")];
+    let rejected = "evergate_listener_connections_rejected_total";
+    evergate.wait_for_metric(rejected, &refused, 1.0);
+    evergate.wait_for_metric("evergate_cluster_hold_duration_seconds_count", &[], 1.0);
+}
