@@ -39,12 +39,43 @@ pub struct Keepalive {
 /// # Errors
 /// As bind(2) and listen(2), e.g. address in use.
 pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    listen_with(address, backlog, Sharing::Exclusive)
+}
+
+/// As [`listen`], although `old` has a place that contains this one or is part of it.
+/// For the moment in which one takes over from the other.
+///
+/// # Errors
+/// As bind(2) and listen(2), e.g. address in use by somebody else.
+pub fn listen_beside(
+    old: &TcpListener,
+    address: SocketAddr,
+    backlog: u32,
+) -> io::Result<TcpListener> {
+    SockRef::from(old).set_reuse_port(true)?;
+    let listened = listen_with(address, backlog, Sharing::Shared);
+    // Shared no longer than needed: another process of this user could bind the port, too.
+    SockRef::from(old).set_reuse_port(false)?;
+    let listener = listened?;
+    SockRef::from(&listener).set_reuse_port(false)?;
+    Ok(listener)
+}
+
+/// Whether other sockets that agree may have the same place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Exclusive,
+    Shared,
+}
+
+fn listen_with(address: SocketAddr, backlog: u32, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(sharing == Sharing::Shared)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

@@ -101,6 +101,14 @@ impl RunningListener {
         self.socket.try_clone()
     }
 
+    /// A socket at a place that overlaps with this one's, which is about to be left.
+    ///
+    /// # Errors
+    /// As for [`net::listen_beside`].
+    pub fn make_room(&self, config: &ListenerConfig) -> io::Result<StdTcpListener> {
+        net::listen_beside(&self.socket, config.bind, config.backlog)
+    }
+
     /// Changes what sockets accepted from now on inherit, and the accept queue.
     ///
     /// # Errors

@@ -164,7 +164,7 @@ impl Proxy {
             if self.is_unchanged(listener) {
                 continue;
             }
-            match self.socket_for(listener) {
+            match self.socket_for(listener, config) {
                 Ok(bound) => fresh.push(bound),
                 Err(error) => errors.push(BindError {
                     listener: listener.name.clone(),
@@ -186,19 +186,35 @@ impl Proxy {
     }
 
     /// A socket that another listener has now is taken over, so that addresses can change
-    /// owners in one reload.
-    fn socket_for(&self, listener: &ListenerConfig) -> io::Result<BoundListener> {
+    /// owners in one reload. So can `127.0.0.1` become `0.0.0.0` on the same port.
+    fn socket_for(&self, listener: &ListenerConfig, config: &Config) -> io::Result<BoundListener> {
         let mut running = self.listeners.values();
         let owner = running.find(|running| running.bind == listener.bind);
         let socket = match owner {
             Some(owner) => owner.duplicate()?,
-            None => net::listen(listener.bind, listener.backlog)?,
+            None => match net::listen(listener.bind, listener.backlog) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    let leaving = self.leaving(listener.bind, config).ok_or(error)?;
+                    leaving.make_room(listener)?
+                }
+                listened => listened?,
+            },
         };
         Ok(BoundListener {
             name: listener.name.clone(),
             bind: listener.bind,
             socket,
         })
+    }
+
+    /// The listener in the way of an address that the configuration does not want any more.
+    fn leaving(&self, bind: SocketAddr, config: &Config) -> Option<&RunningListener> {
+        let wanted = |running: &RunningListener| {
+            let mut listeners = config.listeners.iter();
+            listeners.any(|listener| listener.bind == running.bind)
+        };
+        let mut running = self.listeners.values();
+        running.find(|running| running.bind.port() == bind.port() && !wanted(running))
     }
 
     /// Stops removed listeners and starts new ones; the table that names them is published.

@@ -438,3 +438,19 @@ fn listeners_are_added_rebound_and_removed_and_the_others_never_notice() {
     let accepted = evergate.metric("evergate_listener_connections_total", &[("listener", "l")]);
     assert_eq!(accepted, Some(1.0));
 }
+
+/// The kernel refuses an address that overlaps with one still in use, so this reload never worked.
+#[test]
+fn a_listener_moves_from_one_address_to_all_and_back_on_the_same_port() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let stage = Stage::start();
+    let all = SocketAddr::from(([0, 0, 0, 0], stage.listens.port()));
+    for place in [all, stage.listens] {
+        let yaml = file(place, &plain(&[stage.a.addr()]), &[]);
+        stage.evergate.reload(&yaml);
+        assert_eq!(name_at(stage.listens), "a");
+        stage
+            .evergate
+            .wait_for_log(&format!("\"bind\":\"{place}\""));
+    }
+}
