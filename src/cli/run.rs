@@ -130,7 +130,14 @@ async fn follow(
             Some(request) = reloads.recv() => Some(request),
             () = changed(watcher.as_mut()) => None,
         };
-        let result = server.reload(Some(log)).await;
+        // A file system that hangs must not keep a signal waiting. What such a reload leaves
+        // undone does not matter any more: both signals end every listener.
+        let result = tokio::select! {
+            biased;
+            _ = signals.interrupt.recv() => return Stop::Now(EXIT_SIGINT),
+            _ = signals.terminate.recv() => return Stop::Drain,
+            result = server.reload(Some(log)) => result,
+        };
         if let Some(watcher) = &mut watcher
             && let Err(error) = watcher.set_files(server.files())
         {
