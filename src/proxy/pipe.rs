@@ -10,7 +10,7 @@ use rustix::pipe::SpliceFlags;
 
 /// Capacity asked for; the kernel may grant less to users over their pipe quota.
 /// Large enough that a bulk transfer needs few system calls, small enough for the cache.
-const PIPE_BYTES: usize = 256 * 1024;
+pub const PIPE_BYTES: usize = 256 * 1024;
 /// Empty pipes kept per worker: one per direction that moves bulk at the same moment.
 const MAX_POOLED_PIPES: usize = 16;
 /// Pipes per worker at most, two descriptors each. Beyond it, bytes are copied.
