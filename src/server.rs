@@ -99,6 +99,20 @@ pub struct Server {
     admin_stop: CancellationToken,
 }
 
+impl ApplyError {
+    /// The files to mend: whoever watches must look at them too, new as they may be.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Config(problems) => {
+                let places = problems.0.iter().map(|problem| &problem.place);
+                places.map(|place| place.file.clone()).collect()
+            }
+            Self::Tls(errors) => errors.iter().filter_map(TlsError::path).collect(),
+            Self::Bind(_) | Self::Control(_) | Self::Io(_) => Vec::new(),
+        }
+    }
+}
+
 impl Source {
     /// The name used in messages.
     pub fn path(&self) -> &Path {

@@ -138,8 +138,12 @@ async fn follow(
             _ = signals.terminate.recv() => return Stop::Drain,
             result = server.reload(Some(log)) => result,
         };
+        let mut files = server.files().to_vec();
+        if let Err(error) = &result {
+            files.extend(error.files());
+        }
         if let Some(watcher) = &mut watcher
-            && let Err(error) = watcher.set_files(server.files())
+            && let Err(error) = watcher.set_files(&files)
         {
             tracing::warn!(%error, "some files are not watched; reload with SIGHUP");
         }

@@ -88,6 +88,17 @@ pub enum TlsError {
     Cluster { name: Name, problem: Box<TlsError> },
 }
 
+impl TlsError {
+    /// The file that is wrong, if it is one.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::File { path, .. } => Some(path.clone()),
+            Self::Settings(_) => None,
+            Self::Listener { problem, .. } | Self::Cluster { problem, .. } => problem.path(),
+        }
+    }
+}
+
 impl TlsAcceptor {
     /// Reads and checks all files.
     ///

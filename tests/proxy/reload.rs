@@ -454,3 +454,24 @@ fn a_listener_moves_from_one_address_to_all_and_back_on_the_same_port() {
             .wait_for_log(&format!("\"bind\":\"{place}\""));
     }
 }
+
+/// Only the files of the configuration in force were watched: a new one that was wrong could be
+/// mended without anybody noticing.
+#[test]
+fn a_new_file_that_was_refused_is_watched_until_it_is_mended() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let stage = Stage::start();
+    let part = stage.evergate.dir().join("part.yaml");
+    let cluster = |key: &str| {
+        let addr = stage.b.addr();
+        format!("clusters:\n  more:\n    {key}: [\"{addr}\"]\n")
+    };
+    fs::write(&part, cluster("backnds")).unwrap();
+    let yaml = format!("include: part.yaml\n{}", stage.other());
+    stage.evergate.write_file(&yaml);
+    stage.wait_for_refusals(1.0);
+    stage.expect_old();
+
+    fs::write(&part, cluster("backends")).unwrap();
+    wait_for_name(stage.listens, "b");
+}
