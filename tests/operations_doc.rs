@@ -1,7 +1,8 @@
-//! docs/operations.md names every metric and every cause, and no others.
+//! docs/operations.md names every metric, every cause and every field of the log, and no others.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 
 use evergate::cluster::Cause;
 use evergate::metrics;
@@ -76,4 +77,73 @@ fn metrics_named_in_the_text_exist() {
         let exists = metrics::ALL.iter().any(|metric| metric.name == base);
         assert!(exists, "{word} is no metric");
     }
+}
+
+/// The words in backticks of the first cells below a heading; a cell may have several.
+fn words_of_first_cells(section: &str) -> BTreeSet<String> {
+    let document = document();
+    let (_, body) = document.split_once(section).expect("the section is there");
+    let body = body.split("\n## ").next().unwrap_or_default();
+    let rows = body.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.filter_map(|row| row.split(" | ").next());
+    let words = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_field_that_is_logged_is_documented_and_no_other() {
+    let mut logged: BTreeSet<String> = ["timestamp", "level", "message"].map(Into::into).into();
+    let mut folders = vec![PathBuf::from("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("run from the package root") {
+            let path = entry.expect("a readable folder").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().is_some_and(|name| name != "tests.rs") {
+                let source = fs::read_to_string(&path).expect("a source file");
+                let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+                logged.extend(logged_fields(code));
+            }
+        }
+    }
+    assert_eq!(words_of_first_cells("\n## Log\n"), logged);
+}
+
+/// The names of the fields in every call of a log macro.
+fn logged_fields(code: &str) -> Vec<String> {
+    // A text among the values that is not the message.
+    let code = code.replace("env!(\"CARGO_PKG_VERSION\")", "VERSION");
+    let mut fields = Vec::new();
+    for level in ["debug!(", "info!(", "warn!(", "error!("] {
+        for call in code.split(level).skip(1) {
+            // Fields come first; the message is the first text.
+            let before_message = call.split('"').next().unwrap_or_default();
+            for field in top_level_parts(before_message) {
+                let name = field.split('=').next().unwrap_or_default();
+                let name = name.trim().trim_start_matches(['%', '?']);
+                if !name.is_empty() {
+                    fields.push(name.to_owned());
+                }
+            }
+        }
+    }
+    fields
+}
+
+/// Splits at the commas that stand in no brackets.
+fn top_level_parts(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
+    for (index, character) in text.char_indices() {
+        match character {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&text[start..index]);
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
 }

@@ -139,6 +139,10 @@ async fn wait(
         return Err(WaitError::TimedOut);
     }
     if std::mem::take(&mut wait.used) {
+        // Turn after turn may come at once and come to nothing: look here, too.
+        if net::peer_is_gone(client) {
+            return Err(WaitError::ClientGone);
+        }
         wait.ticket.again();
     }
     loop {

@@ -14,6 +14,7 @@ mod transport;
 mod worker;
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -247,12 +248,15 @@ impl Proxy {
         }
     }
 
-    /// Sessions of a listener that is gone may go on for `drain_timeout`.
+    /// Sessions of a listener that is gone may go on for `drain_timeout`. It is not gone while
+    /// its name or its address is in the file: it was rebound or renamed.
     fn follow_listeners(&self, wanted: &HashMap<&Name, &ListenerConfig>, drain_timeout: Duration) {
         let deadline = Instant::now() + drain_timeout;
+        let addresses: HashSet<_> = wanted.values().map(|listener| listener.bind).collect();
         for worker in &self.shared.workers {
             worker.registry.for_each(|cell| {
-                if wanted.contains_key(&cell.listener.name) {
+                let renamed = addresses.contains(&cell.bind);
+                if renamed || wanted.contains_key(&cell.listener.name) {
                     cell.clear_deadline(Cause::ListenerRemoved);
                 } else {
                     cell.set_deadline(deadline, Cause::ListenerRemoved);

@@ -37,6 +37,8 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 pub struct SessionCell {
     pub id: u64,
     pub listener: Arc<ListenerHandle>,
+    /// The address in the file where the client came in; the listener's name may change.
+    pub bind: SocketAddr,
     pub started: Instant,
     /// Zero = never.
     idle_timeout: Duration,
@@ -76,12 +78,14 @@ impl SessionCell {
     pub fn new(
         id: u64,
         listener: Arc<ListenerHandle>,
+        bind: SocketAddr,
         idle_timeout: Duration,
         now: Instant,
     ) -> Self {
         Self {
             id,
             listener,
+            bind,
             started: now,
             idle_timeout,
             client: OnceLock::new(),
@@ -358,7 +362,8 @@ mod tests {
 
     fn session(idle_timeout: Duration, now: Instant) -> Arc<SessionCell> {
         let listener = Arc::new(ListenerHandle::new("l".into()));
-        let cell = SessionCell::new(1, listener, idle_timeout, now);
+        let bind = SocketAddr::from(([127, 0, 0, 1], 1));
+        let cell = SessionCell::new(1, listener, bind, idle_timeout, now);
         cell.set_phase(Phase::Relay);
         Arc::new(cell)
     }

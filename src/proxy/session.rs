@@ -193,6 +193,7 @@ impl Registration {
         let cell = Arc::new(SessionCell::new(
             shared.next_session_id(),
             Arc::clone(&accepted.entry.handle),
+            accepted.entry.config.bind,
             accepted.entry.config.idle_timeout,
             Instant::now(),
         ));

@@ -16,6 +16,7 @@ use crate::support::PATIENCE;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::Behaviour;
+use crate::support::backend::End;
 use crate::support::evergate::BINARY;
 use crate::support::evergate::Evergate;
 use crate::support::evergate::Until;
@@ -278,7 +279,10 @@ fn proxy_serves_without_a_file_and_ends_with_sigterm() {
     });
     wait_for_name(listens, "a");
     wait_for_name(listens, "b");
-    a.kill(crate::support::backend::End::Rst);
+    a.kill(End::Rst);
+    wait_until(PATIENCE, "it is noticed", || {
+        proxy.stderr().contains("to=down")
+    });
     for _ in 0..10 {
         assert_eq!(name_at(listens), "b");
     }

@@ -5,11 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
 mod backends;
+mod bytes;
 mod certificates;
 mod clients;
 mod commands;
 mod handshakes;
 mod harness;
+mod hot_swap;
 mod lifecycle;
 mod network;
 mod observability;

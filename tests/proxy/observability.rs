@@ -24,6 +24,7 @@ use crate::support::PATIENCE;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::Behaviour;
+use crate::support::backend::End;
 use crate::support::evergate::Evergate;
 use crate::support::evergate::evergate;
 use crate::support::evergate::sum_of;
@@ -335,7 +336,7 @@ fn every_session_that_was_accepted_ends_once_in_the_counters() {
                 .unwrap();
         }
     }
-    echo.kill(crate::support::backend::End::Rst);
+    echo.kill(End::Rst);
     assert!(rest(&mut kept).is_empty());
     let ended = |labels: &[(&str, &str)]| {
         let ended = evergate.metric("evergate_sessions_ended_total", labels);

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::io::Write;
 use std::net::Shutdown;
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -10,9 +9,6 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -441,132 +437,4 @@ fn listeners_are_added_rebound_and_removed_and_the_others_never_notice() {
     echoes(&mut session, b"after").unwrap();
     let accepted = evergate.metric("evergate_listener_connections_total", &[("listener", "l")]);
     assert_eq!(accepted, Some(1.0));
-}
-
-/// Opens sessions at these addresses until told to stop; each must be greeted with one of `names`.
-fn hammer(addresses: &[SocketAddr], names: &[&str], stop: &AtomicBool) -> Result<usize, String> {
-    let mut done = 0;
-    while !stop.load(Ordering::Relaxed) {
-        for address in addresses {
-            let name = greeted(*address).map_err(|error| format!("session {done}: {error}"));
-            let (_, name) = name?;
-            if !names.contains(&name.as_str()) {
-                return Err(format!("session {done}: {name:?}"));
-            }
-            done += 1;
-        }
-    }
-    Ok(done)
-}
-
-/// C7
-#[test]
-fn a_listener_with_a_new_name_on_its_old_address_loses_no_session() {
-    let _watchdog = Watchdog::bites_after(LIMIT);
-    let (a, echo, listens, other) = (
-        Backend::named("a"),
-        Backend::echo(),
-        free_addr(),
-        free_addr(),
-    );
-    let yaml = |name: &str| {
-        let clusters = file(listens, &plain(&[a.addr()]), &[]);
-        let named = clusters.replace("  l: {", &format!("  {name}: {{"));
-        let echo = format!("  e:\n    backends: [\"{}\"]\nlisteners:", echo.addr());
-        named.replace("listeners:", &echo)
-            + &format!("  echo-{name}: {{bind: \"{other}\", cluster: e}}\n")
-    };
-    let evergate = Evergate::start(&yaml("l"));
-    let mut session = connect(other);
-    echoes(&mut session, b"before").unwrap();
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let clients: Vec<_> = (0..2)
-            .map(|_| scope.spawn(|| hammer(&[listens], &["a"], &stop)))
-            .collect();
-        for turn in 0..30 {
-            evergate.reload(&yaml(["m", "l"][turn % 2]));
-            echoes(&mut session, b"still here").unwrap();
-        }
-        stop.store(true, Ordering::Relaxed);
-        for client in clients {
-            let done = client.join().unwrap();
-            assert!(done.as_ref().is_ok_and(|done| *done > 0), "{done:?}");
-        }
-    });
-}
-
-/// C7
-#[test]
-fn two_listeners_swap_their_addresses_and_lose_no_session() {
-    let _watchdog = Watchdog::bites_after(LIMIT);
-    let (a, b) = (Backend::named("a"), Backend::named("b"));
-    let (one, two) = (free_addr(), free_addr());
-    let yaml = |of_a: SocketAddr, of_b: SocketAddr| {
-        format!(
-            "clusters:\n  a: {{backends: [\"{}\"]}}\n  b: {{backends: [\"{}\"]}}\nlisteners:\n  \
-             a: {{bind: \"{of_a}\", cluster: a}}\n  b: {{bind: \"{of_b}\", cluster: b}}\n",
-            a.addr(),
-            b.addr()
-        )
-    };
-    let evergate = Evergate::start(&yaml(one, two));
-    assert_eq!((name_at(one), name_at(two)), ("a".into(), "b".into()));
-    let (mut session, _) = greeted(one).unwrap();
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let client = scope.spawn(|| hammer(&[one, two], &["a", "b"], &stop));
-        for turn in 0..31 {
-            let (of_a, of_b) = if turn % 2 == 0 {
-                (two, one)
-            } else {
-                (one, two)
-            };
-            evergate.reload(&yaml(of_a, of_b));
-        }
-        stop.store(true, Ordering::Relaxed);
-        let done = client.join().unwrap();
-        assert!(done.as_ref().is_ok_and(|done| *done > 0), "{done:?}");
-    });
-    assert_eq!((name_at(one), name_at(two)), ("b".into(), "a".into()));
-    session.write_all(b"still here").unwrap();
-    session.shutdown(Shutdown::Write).unwrap();
-    assert!(rest(&mut session).is_empty());
-}
-
-/// Issue, part 5: hot swap
-#[test]
-fn counters_survive_reloads_and_sessions_of_unchanged_clusters_never_notice() {
-    let _watchdog = Watchdog::bites_after(LIMIT);
-    let (echo, other, listens) = (Backend::echo(), Backend::echo(), free_addr());
-    let yaml = |weight: usize, backends: &str| {
-        let keys = format!("weight: {weight}");
-        let file = file(listens, &[(echo.addr(), &keys)], &[]);
-        let changing = format!("  changing: {{backends: [{backends}]}}\nlisteners:");
-        file.replace("listeners:", &changing)
-    };
-    let other = format!("\"{}\"", other.addr());
-    let evergate = Evergate::start(&yaml(100, &other));
-    let mut session = connect(listens);
-    echoes(&mut session, b"once").unwrap();
-    for turn in 1..6 {
-        echoes(&mut connect(listens), b"again").unwrap();
-        let more = format!("{other}, \"127.0.0.1:{turn}\"");
-        evergate.reload(&yaml(100 + turn, &more));
-        echoes(&mut session, b"once").unwrap();
-    }
-    let backend = [("cluster", "c"), ("backend", "a")];
-    for (name, labels, expected) in [
-        (
-            "evergate_listener_connections_total",
-            &[("listener", "l")][..],
-            6.0,
-        ),
-        ("evergate_backend_connections_total", &backend[..], 6.0),
-        ("evergate_backend_weight", &backend[..], 105.0),
-    ] {
-        assert_eq!(evergate.metric(name, labels), Some(expected), "{name}");
-    }
-    let bytes = "evergate_listener_bytes_received_total";
-    evergate.wait_for_metric(bytes, &[("listener", "l")], 6.0 * 4.0 + 5.0 * 5.0);
 }
