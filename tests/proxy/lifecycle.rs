@@ -56,8 +56,10 @@ fn a_drain_under_pgbench_lets_every_transaction_finish_and_exits_0() {
     let mut evergate = Evergate::start(&yaml);
     thread::scope(|scope| {
         let load = scope.spawn(|| pgbench(listens, &["-c4", "-T3"]));
-        let active = [("listener", "l")];
-        evergate.wait_for_metric("evergate_listener_connections_active", &active, 4.0);
+        // One to look at the tables, then the four that stay.
+        let listener = [("listener", "l")];
+        evergate.wait_for_metric("evergate_listener_connections_total", &listener, 5.0);
+        evergate.wait_for_metric("evergate_listener_connections_active", &listener, 4.0);
         evergate.signal(Signal::TERM);
         let draining = wait_for(PATIENCE, "readiness is false", || {
             let answer = evergate.get("/readyz");
@@ -285,7 +287,7 @@ fn a_clock_that_jumps_two_days_moves_no_timer() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let (mut a, b, echo) = (Backend::named("a"), Backend::named("b"), Backend::echo());
     let (listens, quiet) = (free_addr(), free_addr());
-    let checks = "{interval: 100ms, timeout: 100ms, rise: 1}";
+    let checks = "{interval: 100ms, timeout: 100ms, rise: 1, fall: 20}";
     let yaml = format!(
         "clusters:\n  c:\n    backends:\n      - {{name: a, address: \"{}\"}}\n      \
          - {{name: b, address: \"{}\", tier: 1}}\n    health_check: {checks}\n  \
@@ -327,6 +329,7 @@ fn a_clock_that_jumps_two_days_moves_no_timer() {
     }
     a.kill(End::Rst);
     wait_for_name(listens, "b");
+    evergate.wait_for_metric("evergate_backend_up", &[("backend", "a")], 0.0);
     a.start_again();
     wait_for_name(listens, "a");
     // The clock did jump: the log was written on three days.
