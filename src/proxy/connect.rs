@@ -144,6 +144,9 @@ impl Journey<'_> {
                     }
                 }
                 Step::Wait(why, table) => {
+                    if why == PickError::AllTried {
+                        self.pause(&table).await;
+                    }
                     // The turn came to nothing: it goes to the next in line while we wait.
                     drop(turn.take());
                     turn = Some(self.wait(&mut waiting, why, &table).await?);
@@ -291,6 +294,15 @@ impl Journey<'_> {
         Ok(())
     }
 
+    /// Everyone whom the table calls up has just failed; a moment later it knows better.
+    /// The turn is kept meanwhile, so that the pace of the room bounds the retries.
+    async fn pause(&self, table: &ClusterTable) {
+        if !table.config.failover.hold.max_wait.is_zero() {
+            self.cell.set_phase(Phase::Hold);
+            tokio::time::sleep(table.config.health_check.fast_interval).await;
+        }
+    }
+
     async fn wait(
         &mut self,
         waiting: &mut Waiting<'_>,
@@ -304,19 +316,9 @@ impl Journey<'_> {
                 let room = &table.handle.queue;
                 (waiting.queue(room, failover.queue).await, Phase::Queue)
             }
-            PickError::NoneEligible => {
+            PickError::NoneEligible | PickError::AllTried => {
                 let room = &table.handle.hold;
                 (waiting.hold(room, failover.hold).await, Phase::Hold)
-            }
-            PickError::AllTried => {
-                let room = &table.handle.hold;
-                let pause = table.config.health_check.fast_interval;
-                if failover.hold.max_wait.is_zero() {
-                    (Err(WaitError::TimedOut), Phase::Hold)
-                } else {
-                    let result = waiting.pause(room, failover.hold, pause).await;
-                    (result, Phase::Hold)
-                }
             }
         };
         match result {

@@ -104,21 +104,6 @@ impl<'a> Waiting<'a> {
         self.cell.set_phase(Phase::Queue);
         wait(&mut self.queue, room, limit, self.client).await
     }
-
-    /// Waits for `pause` in the hold room although it may be open: every backend
-    /// that the table calls up has just failed, and the table will soon know.
-    ///
-    /// # Errors
-    /// As [`Self::hold`].
-    pub async fn pause(
-        &mut self,
-        room: &Arc<WaitingRoom>,
-        limit: WaitLimit,
-        pause: Duration,
-    ) -> Result<Turn, WaitError> {
-        tokio::time::sleep(pause).await;
-        self.hold(room, limit).await
-    }
 }
 
 impl Drop for Waiting<'_> {
@@ -154,6 +139,10 @@ async fn wait(
         return Err(WaitError::TimedOut);
     }
     if std::mem::take(&mut wait.used) {
+        // Turn after turn may come at once and come to nothing: look here, too.
+        if net::peer_is_gone(client) {
+            return Err(WaitError::ClientGone);
+        }
         wait.ticket.again();
     }
     loop {

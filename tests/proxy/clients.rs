@@ -18,8 +18,9 @@ use rustix::process::Signal;
 use rustls::version::TLS13;
 use socket2::SockRef;
 
-use crate::network::client_hello;
-use crate::network::tls_keys;
+use crate::bytes::client_hello;
+use crate::bytes::tls_client;
+use crate::bytes::tls_keys;
 use crate::pki::Authority;
 use crate::support::PATIENCE;
 use crate::support::Watchdog;
@@ -100,6 +101,35 @@ fn readers_that_stop_cost_a_fixed_amount_and_slow_nobody() {
     assert_eq!(seen, 8 * MIB);
 }
 
+/// K1, for readers behind TLS, whose records are sealed before anybody takes them.
+#[test]
+fn tls_readers_that_stop_cost_a_fixed_amount() {
+    const READERS: u64 = 30;
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let authority = Authority::new("ca");
+    let source = Backend::start(Behaviour::Stream { bytes: 1 << 30 });
+    let listen = free_addr();
+    let keys = tls_keys(&authority);
+    let evergate = Evergate::start(&file(listen, &[source.addr()], RARE_CHECKS, &keys));
+    let before = evergate.rss_bytes();
+    let mut readers: Vec<_> = (0..READERS)
+        .map(|_| tls_client(&authority, &TLS13, connect(listen)))
+        .collect();
+    for reader in &mut readers {
+        let seen = expect_pattern(reader, Pattern::new(), 1_000).unwrap();
+        assert_eq!(seen, 1_000);
+    }
+    let received = || evergate.metric("evergate_backend_bytes_received_total", &[]);
+    wait_until(PATIENCE, "the backend is held back", || {
+        let earlier = received();
+        thread::sleep(Duration::from_millis(600));
+        received() == earlier
+    });
+    let each = evergate.rss_bytes().saturating_sub(before) / READERS / 1024;
+    println!("{each} KiB of resident memory per stopped reader behind TLS");
+    assert!(each < 512, "{each} KiB per stopped reader");
+}
+
 /// K1: patience with those who never read again has a limit.
 #[test]
 fn a_client_that_never_reads_is_let_go_after_the_user_timeout() {
@@ -141,16 +171,17 @@ fn a_slow_handshake_ends_at_its_timeout() {
             scope.spawn(move || {
                 let started = Instant::now();
                 trickle(*door, at_once, slowly);
-                assert!(started.elapsed() > Duration::from_millis(900));
+                let lasted = started.elapsed();
+                assert!(lasted > Duration::from_millis(900), "{lasted:?}");
+                assert!(lasted < Duration::from_secs(8), "{lasted:?}");
             });
         }
     });
     let count = stories.len() as f64;
     wait_for_ends(&doors.evergate, "handshake_timeout", count);
-    assert_eq!(
-        doors.echo.accepted(),
-        1,
-        "only the health check got through"
+    assert!(
+        doors.echo.accepted() <= 1,
+        "more than the health check got through"
     );
 }
 
@@ -331,10 +362,9 @@ fn strangers_are_shown_out_at_once_and_do_not_fill_the_log() {
     let allowed = usize::try_from(10 * 3 * (seconds + 1)).unwrap();
     let count = warnings.count();
     assert!((1..=allowed).contains(&count), "{count} of {allowed} lines");
-    assert_eq!(
-        doors.echo.accepted(),
-        1,
-        "only the health check got through"
+    assert!(
+        doors.echo.accepted() <= 1,
+        "more than the health check got through"
     );
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
 mod backends;
+mod bytes;
 mod certificates;
 mod clients;
 mod commands;

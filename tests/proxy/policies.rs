@@ -17,6 +17,7 @@ use crate::support::backend::End;
 use crate::support::evergate::Evergate;
 use crate::support::evergate::Until;
 use crate::support::evergate::evergate as run_command;
+use crate::support::limits::raise_open_files;
 use crate::support::ports::FullBacklog;
 use crate::support::ports::RefusingPort;
 use crate::support::ports::free_addr;
@@ -569,4 +570,49 @@ fn places_added_by_a_reload_are_taken_by_all_who_queue() {
     }
     // One at each look of the first in line would take 50 s.
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn clients_held_in_an_outage_follow_a_reload_that_ends_it() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (dead, good) = (RefusingPort::new(), Backend::named("good"));
+    let listens = free_addr();
+    let hold = "failover: {hold: {for: 50s, max_sessions: 100}}";
+    let yaml = |addr| file(listens, &plain(&[addr]), &[hold]);
+    let launch = Evergate::with(&yaml(dead.addr())).until(Until::Alive);
+    let evergate = launch.start();
+    wait_up(&evergate, "a", false);
+    let mut held: Vec<_> = (0..20).map(|_| connect(listens)).collect();
+    evergate.wait_for_metric(HELD, &[], 20.0);
+    evergate.reload(&yaml(good.addr()));
+    for client in &mut held {
+        assert_eq!(read_line(client).unwrap(), "good");
+    }
+}
+
+#[test]
+fn a_thousand_sessions_of_a_dead_backend_end_and_a_thousand_others_stay() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    raise_open_files();
+    let mut backends = ["a", "b"].map(Backend::named);
+    let listens = free_addr();
+    let addrs = plain(&backends.each_ref().map(Backend::addr));
+    let evergate = Evergate::start(&file(listens, &addrs, &[]));
+    let sessions: Vec<_> = (0..2000).map(|_| greeted(listens).unwrap()).collect();
+    let (dying, staying): (Vec<_>, Vec<_>) =
+        sessions.into_iter().partition(|(_, name)| name == "a");
+    assert!(dying.len() > 900 && staying.len() > 900);
+    backends[0].kill(End::Rst);
+    for (mut session, _) in dying {
+        assert_eq!(rest(&mut session), b"");
+    }
+    evergate.wait_for_metric(
+        "evergate_listener_connections_active",
+        &[],
+        staying.len() as f64,
+    );
+    assert_eq!(backends[1].active(), staying.len());
+    for (mut session, _) in staying.into_iter().step_by(100) {
+        expect_silence(&mut session);
+    }
 }

@@ -22,6 +22,7 @@ use socket2::SockRef;
 use crate::support::PATIENCE;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
+use crate::support::backend::End;
 use crate::support::evergate::BINARY;
 use crate::support::evergate::Evergate;
 use crate::support::evergate::Until;
@@ -366,6 +367,34 @@ fn a_reload_without_threads_is_refused_and_sessions_go_on() {
     cgroup.set("pids.max", "100");
     evergate.reload(&yaml);
     round_trip(&mut connect(listen)).unwrap();
+}
+
+/// R6: names are looked up again when probes fail; without a thread they keep their address.
+#[test]
+fn a_lookup_without_threads_costs_no_backend() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let mut echo = Backend::echo();
+    let listen = free_addr();
+    let cgroup = Cgroup::new(Limit::Threads(100));
+    let yaml = format!(
+        "clusters:\n  c: {{backends: [\"localhost:{}\"]{FAST_CHECKS}}}\n\
+         listeners:\n  l: {{bind: \"{listen}\", cluster: c}}\nlog: {{format: json, level: debug}}\n",
+        echo.addr().port()
+    );
+    let evergate = start_in(&cgroup, &yaml);
+    round_trip(&mut connect(listen)).unwrap();
+    cgroup.set("pids.max", cgroup.read("pids.current").trim());
+
+    echo.kill(End::Rst);
+
+    evergate.wait_for_log("lookup failed");
+    echo.start_again();
+    round_trip(&mut connect(listen)).unwrap();
+    assert!(
+        !evergate.stderr().contains("panic"),
+        "{}",
+        evergate.stderr()
+    );
 }
 
 /// An Evergate whose log goes somewhere bad.

@@ -28,6 +28,7 @@ use crate::support::evergate::Evergate;
 use crate::support::evergate::evergate as run_command;
 use crate::support::hello::client_hello;
 use crate::support::http;
+use crate::support::ports::RefusingPort;
 use crate::support::ports::free_addr;
 use crate::support::process::run;
 use crate::support::talk::connect;
@@ -551,4 +552,30 @@ fn failing_sessions_do_not_multiply_probes() {
     let most = began.elapsed().as_secs_f64() / 0.05 + 10.0;
     assert!(made <= most, "{made} probes, {most} allowed");
     assert_eq!(evergate.metric(REJECTED, &[]).unwrap_or(0.0), 0.0);
+}
+
+/// 42: the check asks another port and passes, the service refuses: who waits retries at
+/// the pace of the waiting room, not all at once.
+#[test]
+fn a_refusing_service_with_a_passing_check_is_not_stormed() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (healthy, refusing) = (Backend::echo(), RefusingPort::new());
+    let listens = free_addr();
+    let check = format!("health_check: {{port: {}}}", healthy.addr().port());
+    let hold = "failover: {hold: {for: 50s, max_sessions: 1000}}";
+    let addrs = plain(&[refusing.addr()]);
+    let evergate = Evergate::start(&file(listens, &addrs, &[&check, hold]));
+    let _waiting: Vec<_> = (0..300).map(|_| connect(listens)).collect();
+    let refused = || {
+        let labels = [("reason", "connect_refused")];
+        let errors = evergate.metric("evergate_backend_connect_errors_total", &labels);
+        errors.unwrap_or(0.0)
+    };
+    wait_until(PATIENCE, "everyone has tried", || refused() >= 300.0);
+    let (before, began) = (refused(), Instant::now());
+    thread::sleep(Duration::from_secs(2));
+    let per_second = (refused() - before) / began.elapsed().as_secs_f64();
+    // 32 at once, 50 ms each; all 300 at once would be 6,000.
+    assert!(per_second <= 1000.0, "{per_second} connects a second");
+    assert!(per_second >= 20.0, "{per_second}: nobody looks any more");
 }

@@ -5,7 +5,6 @@
 //! come from below the ephemeral range, so that no outgoing connection takes one meanwhile.
 
 use std::net::SocketAddr;
-use std::net::TcpListener;
 use std::ops::Range;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr as UnixAddr;
@@ -25,11 +24,19 @@ static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 pub fn free_port() -> u16 {
     loop {
         let port = u16::try_from(reserve("port", PORTS)).unwrap();
-        // Somebody outside the tests may listen there.
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+        if !is_listened_on(port) {
             return port;
         }
     }
+}
+
+/// Somebody outside the tests may listen there. Binding without listening does not get in the way
+/// of the caller, even while a program that is just being started holds a copy of our socket.
+fn is_listened_on(port: u16) -> bool {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    let any = SocketAddr::from(([0, 0, 0, 0], port));
+    socket.bind(&any.into()).is_err()
 }
 
 /// `127.0.0.1` with a free port.

@@ -116,6 +116,13 @@ async fn judge(mut response: Response<Incoming>, check: &HttpCheck) -> Result<()
 }
 
 fn http_cause(error: &hyper::Error) -> Cause {
+    // A request that could not be sent is cancelled because of what came instead.
+    let reason = error
+        .source()
+        .and_then(|s| s.downcast_ref::<hyper::Error>());
+    if let Some(reason) = reason {
+        return http_cause(reason);
+    }
     let source = error.source().and_then(|s| s.downcast_ref::<io::Error>());
     match source {
         // hyper tells a malformed chunk as an I/O error that no system call returned.
