@@ -48,6 +48,8 @@ struct Again {
     cluster: Name,
     keepalive: Keepalive,
     tried: Vec<BackendId>,
+    /// Backends that failed untouched so far; waiting forgets `tried`, but not this.
+    failed: usize,
     max_attempts: usize,
 }
 
@@ -115,10 +117,15 @@ async fn reopen(
         cluster,
         keepalive,
         tried,
+        failed,
         ..
     } = *again;
     let connecting = connect_and_relay(greeted, (cluster, tried), keepalive, shared, cell);
-    unless_severed(cell, connecting).await
+    let mut opened = unless_severed(cell, connecting).await;
+    if let Ok(established) = &mut opened {
+        established.again.failed = failed + 1;
+    }
+    opened
 }
 
 async fn unless_severed(
@@ -194,6 +201,7 @@ async fn connect_and_relay(
             cluster: cluster_name,
             keepalive,
             tried,
+            failed: 0,
             max_attempts,
         }),
     })
@@ -212,7 +220,7 @@ impl Established {
         }
         let again = self.again;
         if let Some((client, first_bytes)) = untouched
-            && again.tried.len() < again.max_attempts
+            && again.failed + 1 < again.max_attempts
         {
             cell.set_backend(None);
             let greeted = Greeted {
