@@ -34,7 +34,7 @@ pub struct Keepalive {
 
 /// Opens a listening socket: non-blocking, TCP_NODELAY (which accepted sockets inherit).
 ///
-/// An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `[::]` can be bound side by side.
+/// `[::]` takes IPv4 as well, whatever the system's default is.
 ///
 /// # Errors
 /// As bind(2) and listen(2), e.g. address in use.
@@ -77,7 +77,7 @@ fn listen_with(address: SocketAddr, backlog: u32, sharing: Sharing) -> io::Resul
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(sharing == Sharing::Shared)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;

@@ -20,6 +20,7 @@ use notify::RecursiveMode;
 use notify::Watcher;
 use notify::event::AccessKind;
 use notify::event::AccessMode;
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
@@ -149,6 +150,10 @@ impl FileWatcher {
     }
 
     fn compare(&mut self) -> bool {
+        // Files that cannot be opened for want of a descriptor have not changed.
+        if out_of_descriptors() {
+            return false;
+        }
         let mut differs = false;
         for (file, fingerprint) in &mut self.seen {
             let now = fingerprint_of(file);
@@ -263,6 +268,14 @@ fn collect_directories(path: &Path, directories: &mut BTreeSet<PathBuf>, symlink
         directory = above;
     }
     directories.insert(directory);
+}
+
+fn out_of_descriptors() -> bool {
+    let codes = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    let code = fs::File::open("/")
+        .err()
+        .and_then(|error| error.raw_os_error());
+    code.is_some_and(|code| codes.contains(&code))
 }
 
 /// A number that differs when the contents, or the reason why there are none, do.

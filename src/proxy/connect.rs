@@ -33,7 +33,6 @@ use crate::routing::ClusterTable;
 use crate::routing::ConnectionGuard;
 use crate::routing::Fate;
 use crate::routing::KeySource;
-use crate::routing::ListenerEntry;
 use crate::routing::PickError;
 use crate::routing::PickRequest;
 
@@ -49,6 +48,10 @@ pub struct Connected {
     pub cluster: Arc<ClusterHandle>,
     /// Sessions may be queued for the place that this session will give back.
     pub queued: bool,
+    /// Backends tried so far, this one last.
+    pub tried: Vec<BackendId>,
+    /// The cluster's `connect.attempts`.
+    pub max_attempts: usize,
 }
 
 /// What one look at the table says.
@@ -62,7 +65,7 @@ struct Attempt {
     place: ConnectionGuard,
     cluster: Arc<ClusterHandle>,
     queued: bool,
-    attempts: usize,
+    max_attempts: usize,
 }
 
 /// One session on its way to a backend.
@@ -78,27 +81,24 @@ struct Journey<'a> {
     wait_started: Option<Instant>,
 }
 
-/// Finds a backend and connects to it.
+/// Finds a backend of `cluster` that is not among `tried` and connects to it.
 ///
 /// # Errors
-/// No route, nobody eligible in time, or every attempt failed.
+/// Nobody eligible in time, or every attempt failed.
 pub async fn connect(
     greeted: &Greeted,
-    entry: &ListenerEntry,
+    cluster: Name,
+    tried: Vec<BackendId>,
     shared: &Shared,
     cell: &SessionCell,
 ) -> Result<Connected, SessionEnd> {
-    let Some(cluster) = route(&entry.config, greeted.sni.as_deref()) else {
-        return Err(refusal(Side::Proxy, Phase::Handshake, Cause::NoRoute));
-    };
-    cell.set_cluster(cluster.clone());
     let journey = Journey {
         greeted,
         shared,
         cell,
-        cluster: cluster.clone(),
-        tried: Vec::new(),
-        attempts: 0,
+        cluster,
+        attempts: tried.len(),
+        tried,
         last_failure: None,
         wait_started: None,
     };
@@ -106,7 +106,10 @@ pub async fn connect(
 }
 
 /// The cluster for a requested server name: the first matching route, else the default.
-fn route<'a>(config: &'a ListenerConfig, sni: Option<&str>) -> Option<&'a Name> {
+///
+/// # Errors
+/// No route matches and there is no default.
+pub fn route<'a>(config: &'a ListenerConfig, sni: Option<&str>) -> Result<&'a Name, SessionEnd> {
     let routed = sni.and_then(|sni| {
         let mut routes = config.routes.iter();
         routes.find(|route| matches_sni(&route.sni, sni))
@@ -114,6 +117,7 @@ fn route<'a>(config: &'a ListenerConfig, sni: Option<&str>) -> Option<&'a Name> 
     routed
         .map(|route| &route.cluster)
         .or(config.cluster.as_ref())
+        .ok_or_else(|| refusal(Side::Proxy, Phase::Handshake, Cause::NoRoute))
 }
 
 /// `*.example.com` matches exactly one more label.
@@ -173,8 +177,8 @@ impl Journey<'_> {
         }
         let request = PickRequest {
             source: KeySource {
-                client: self.greeted.client_address,
-                sni: self.greeted.sni.as_deref(),
+                client: self.greeted.origin.client,
+                sni: self.greeted.origin.sni.as_deref(),
             },
             tried: &self.tried,
             now: Instant::now(),
@@ -202,16 +206,16 @@ impl Journey<'_> {
             place,
             cluster: Arc::clone(&cluster.handle),
             queued: backend.config.max_connections.is_some(),
-            attempts: max_attempts,
+            max_attempts,
         })))
     }
 
     /// The PROXY header for a backend that wants one.
     fn preamble(&self) -> Vec<u8> {
-        let client = self.greeted.client_address;
+        let client = self.greeted.origin.client;
         let local = || self.greeted.client.tcp().local_addr().ok();
         // A socket that has lost its address has lost its client, too.
-        let server = self.greeted.server_address.or_else(local).unwrap_or(client);
+        let server = self.greeted.origin.server.or_else(local).unwrap_or(client);
         proxy_header::encode_v2(client, server)
     }
 
@@ -234,11 +238,14 @@ impl Journey<'_> {
                 metrics.record_connect_duration(&attempt.cluster.name, took);
                 self.cell.set_backend(Some(backend));
                 self.send_first_bytes(&mut stream).await.map_err(Some)?;
+                self.tried.push(attempt.place.backend().id);
                 return Ok(Connected {
                     backend: stream,
                     place: attempt.place,
                     cluster: attempt.cluster,
                     queued: attempt.queued,
+                    tried: std::mem::take(&mut self.tried),
+                    max_attempts: attempt.max_attempts,
                 });
             }
             Err(failed) => failed,
@@ -276,7 +283,7 @@ impl Journey<'_> {
                 cause = failed.cause.as_str(),
                 error = %failed.error,
                 attempt = self.attempts,
-                attempts = attempt.attempts,
+                attempts = attempt.max_attempts,
                 suppressed = admitted.suppressed,
                 "connect failed"
             );

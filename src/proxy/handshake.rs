@@ -25,17 +25,23 @@ use crate::proxy::registry::SessionCell;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
 
-/// What is known of a client before its first byte goes anywhere.
+/// A client before its first byte has gone anywhere.
 #[derive(Debug)]
 pub struct Greeted {
     pub client: Transport,
-    /// The socket's peer, or the address in a trusted PROXY header.
-    pub client_address: SocketAddr,
-    /// Where the client connected to, when a PROXY header says so.
-    pub server_address: Option<SocketAddr>,
-    pub sni: Option<String>,
     /// Read ahead from the client; the backend gets it first.
     pub first_bytes: Vec<u8>,
+    pub origin: Origin,
+}
+
+/// What is known of a client: all that a pick and a PROXY header need.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The socket's peer, or the address in a trusted PROXY header.
+    pub client: SocketAddr,
+    /// Where the client connected to, when a PROXY header says so.
+    pub server: Option<SocketAddr>,
+    pub sni: Option<String>,
 }
 
 /// Does all that the listener asks for.
@@ -53,10 +59,12 @@ pub async fn greet(
     if config.proxy_protocol.is_none() && entry.tls.is_none() && !peeks {
         return Ok(Greeted {
             client: Transport::Plain(tcp),
-            client_address: peer,
-            server_address: None,
-            sni: None,
             first_bytes: Vec::new(),
+            origin: Origin {
+                client: peer,
+                server: None,
+                sni: None,
+            },
         });
     }
     cell.set_phase(Phase::Handshake);
@@ -72,33 +80,34 @@ async fn negotiate(
     entry: &ListenerEntry,
     peeks: bool,
 ) -> Result<Greeted, SessionEnd> {
-    let mut client_address = peer;
-    let mut server_address = None;
+    let mut origin = Origin {
+        client: peer,
+        server: None,
+        sni: None,
+    };
     if entry.config.proxy_protocol.is_some() {
         let source = read_proxy_header(&mut tcp).await?;
         if let Source::Addresses { client, server } = source {
-            client_address = client;
-            server_address = Some(server);
+            origin.client = client;
+            origin.server = Some(server);
         }
-        if !permits(entry, client_address.ip()) {
+        if !permits(entry, origin.client.ip()) {
             return Err(refused(Side::Proxy, Cause::Denied));
         }
     }
     let mut greeted = Greeted {
         client: Transport::Plain(tcp),
-        client_address,
-        server_address,
-        sni: None,
         first_bytes: Vec::new(),
+        origin,
     };
     match (&entry.tls, greeted.client) {
         (Some(acceptor), Transport::Plain(tcp)) => {
             let tls = acceptor.accept(tcp).await.map_err(tls_failed)?;
-            greeted.sni = tls.sni().map(str::to_ascii_lowercase);
+            greeted.origin.sni = tls.sni().map(str::to_ascii_lowercase);
             greeted.client = Transport::Client(Box::new(tls));
         }
         (None, Transport::Plain(mut tcp)) if peeks => {
-            (greeted.sni, greeted.first_bytes) = read_client_hello(&mut tcp).await?;
+            (greeted.origin.sni, greeted.first_bytes) = read_client_hello(&mut tcp).await?;
             greeted.client = Transport::Plain(tcp);
         }
         (_, client) => greeted.client = client,

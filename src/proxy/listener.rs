@@ -199,6 +199,8 @@ fn admit(
     client: TcpStream,
     peer: SocketAddr,
 ) {
+    // An IPv4 client of a dual-stack socket is shown, matched and hashed as what it is.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let table = shared.table.load();
     // Removed a moment ago: nobody listens here any more.
     let Some(entry) = owner(&table, name, bind) else {

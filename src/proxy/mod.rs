@@ -313,11 +313,7 @@ impl Proxy {
             running.close();
         }
         let deadline = Instant::now() + timeout;
-        for worker in &self.shared.workers {
-            worker
-                .registry
-                .for_each(|cell| cell.set_deadline(deadline, Cause::Shutdown));
-        }
+        // Severed below and not by the workers' sweeps, so that they can be counted.
         while self.active() > 0 && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_LOOK_INTERVAL).await;
         }

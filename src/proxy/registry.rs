@@ -71,6 +71,8 @@ struct Control {
 const SEVER: u8 = 1;
 /// The session lasts: socket options that only long sessions need are due.
 const SETTLED: u8 = 2;
+/// An answer that pauses longer than this is more likely to be complete.
+const BUSY: Duration = Duration::from_secs(1);
 /// Most short sessions are over by then; keepalive looks far later.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
@@ -278,6 +280,14 @@ impl SessionCell {
             backend.count_bytes(sent, received);
         }
         true
+    }
+
+    /// Whether bytes moved a moment ago: an answer may be half delivered.
+    pub fn is_busy(&self) -> bool {
+        let control = self.lock();
+        let moved = self.received_bytes() + self.sent_bytes();
+        let swept = control.counted_received + control.counted_sent;
+        moved != swept || control.last_active.elapsed() < BUSY
     }
 
     fn view(&self, now: Instant) -> SessionView {

@@ -66,6 +66,8 @@ pub struct Relay {
     registered: bool,
     /// Set once the session has turned out to last: five system calls that a short one saves.
     keepalive: Option<Keepalive>,
+    /// The backend failed before it got or gave a byte.
+    untouched: bool,
 }
 
 /// One direction.
@@ -130,7 +132,16 @@ impl Relay {
             first_sent: None,
             registered: false,
             keepalive: Some(keepalive),
+            untouched: false,
         }
+    }
+
+    /// After the end: the client and what it has sent, if the backend failed before a byte
+    /// went either way. Another backend may take over, and nobody can tell the difference.
+    pub fn into_untouched(self) -> Option<(Transport, Vec<u8>)> {
+        let first_bytes = self.up.unsent.map(|unsent| unsent.bytes);
+        self.untouched
+            .then(|| (self.client, first_bytes.unwrap_or_default()))
     }
 
     fn settle_in(&mut self) {
@@ -185,30 +196,53 @@ impl Relay {
         writer: Side,
         result: Poll<Result<(), FlowError>>,
     ) -> Option<SessionEnd> {
-        let flow = match reader {
-            Side::Client => &mut self.up,
-            _ => &mut self.down,
-        };
-        match result {
+        let error = match result {
+            Poll::Ready(Err(error)) => error,
             Poll::Pending | Poll::Ready(Ok(())) => {
-                if flow.state != State::Open && self.first_closed.is_none() {
+                if self.flow(reader).state != State::Open && self.first_closed.is_none() {
                     self.first_closed = Some(reader);
                 }
-                None
+                return None;
             }
-            Poll::Ready(Err(FlowError::Read(error))) => Some(self.failed(reader, &error)),
-            Poll::Ready(Err(FlowError::Write(error))) => {
-                // What the broken side sent before it broke is still on its way to the other.
-                *flow = Flow {
-                    state: State::Finished,
-                    ..Flow::default()
-                };
-                if self.broken.is_none() {
-                    self.broken = Some((writer, net::cause_of(&error)));
-                }
-                None
-            }
+        };
+        let (side, error) = match error {
+            FlowError::Read(error) => (reader, error),
+            FlowError::Write(error) => (writer, error),
+        };
+        if side == Side::Backend && self.is_untouched() && net::cause_of(&error) == Cause::Reset {
+            self.untouched = true;
+            return Some(SessionEnd {
+                side,
+                phase: Phase::Relay,
+                cause: Cause::Reset,
+            });
         }
+        if side == reader {
+            return Some(self.failed(side, &error));
+        }
+        // What the broken side sent before it broke is still on its way to the other.
+        *self.flow(reader) = Flow {
+            state: State::Finished,
+            ..Flow::default()
+        };
+        if self.broken.is_none() {
+            self.broken = Some((side, net::cause_of(&error)));
+        }
+        None
+    }
+
+    /// The direction that reads from this side.
+    fn flow(&mut self, reader: Side) -> &mut Flow {
+        match reader {
+            Side::Client => &mut self.up,
+            Side::Backend | Side::Proxy => &mut self.down,
+        }
+    }
+
+    /// No byte went either way and the client still waits: nothing has happened yet.
+    fn is_untouched(&self) -> bool {
+        let moved = self.cell.received_bytes() + self.cell.sent_bytes();
+        moved == 0 && self.up.state == State::Open && self.broken.is_none()
     }
 
     fn failed(&self, side: Side, error: &io::Error) -> SessionEnd {
@@ -220,7 +254,7 @@ impl Relay {
         // Nobody can tell whether a side that failed had finished its last message.
         let failed = side != Side::Proxy || cause == Cause::BackendDead;
         let loses_data = self.answer_due || self.up.holds_bytes() || self.down.holds_bytes();
-        if cause != Cause::Closed && (failed || loses_data) {
+        if cause != Cause::Closed && (failed || loses_data || self.cell.is_busy()) {
             net::reset_on_close(self.client.tcp());
             net::reset_on_close(self.backend.tcp());
         }
@@ -389,17 +423,25 @@ impl Flow {
                     moved(written);
                     bytes = &bytes[written..];
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(FlowError::Write(error))),
+                Poll::Ready(Err(error)) => {
+                    // Another backend may take them, if this one never got any.
+                    self.keep(bytes);
+                    return Poll::Ready(Err(FlowError::Write(error)));
+                }
                 Poll::Pending => {
-                    self.unsent = Some(Box::new(Unsent {
-                        bytes: bytes.to_vec(),
-                        written: 0,
-                    }));
+                    self.keep(bytes);
                     return Poll::Pending;
                 }
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.unsent = Some(Box::new(Unsent {
+            bytes: bytes.to_vec(),
+            written: 0,
+        }));
     }
 
     /// Nothing to read: let go of what TLS holds back, then wait.

@@ -8,15 +8,20 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
+use crate::cluster::BackendId;
 use crate::cluster::Cause;
+use crate::cluster::Name;
 use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::net;
+use crate::net::Keepalive;
 use crate::proxy::Shared;
 use crate::proxy::connect;
 use crate::proxy::connect::Connected;
 use crate::proxy::handshake;
+use crate::proxy::handshake::Greeted;
+use crate::proxy::handshake::Origin;
 use crate::proxy::listener::Accepted;
 use crate::proxy::listener::Handed;
 use crate::proxy::listener::keepalive;
@@ -34,6 +39,18 @@ struct Established {
     cluster: Arc<ClusterHandle>,
     /// Sessions may be queued for the place that this session gives back.
     queued: bool,
+    again: Box<Again>,
+}
+
+/// What another backend needs, should this one fail before a byte went either way.
+struct Again {
+    origin: Origin,
+    cluster: Name,
+    keepalive: Keepalive,
+    tried: Vec<BackendId>,
+    /// Backends that failed untouched so far; waiting forgets `tried`, but not this.
+    failed: usize,
+    max_attempts: usize,
 }
 
 /// Takes everything back that was counted, however the session ends.
@@ -52,18 +69,21 @@ pub fn spawn(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
 
 async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) {
     let registration = Registration::new(&accepted, shared, worker);
-    // Borrowed, not moved: a moved relay would take its place in this future twice.
     let mut opened = Box::pin(open(accepted, &registration)).await;
-    let end = match &mut opened {
-        Ok(established) => (&mut established.relay).await,
-        Err(end) => {
-            note_refusal(&registration, *end);
-            *end
-        }
+    let end = loop {
+        // Borrowed, not moved: a moved relay would take its place in this future twice.
+        let end = match &mut opened {
+            Ok(established) => (&mut established.relay).await,
+            Err(end) => {
+                note_refusal(&registration, *end);
+                break *end;
+            }
+        };
+        let Some(again) = opened.ok().and_then(|it| it.finish(&registration, end)) else {
+            break end;
+        };
+        opened = Box::pin(reopen(again, &registration)).await;
     };
-    if let Ok(established) = opened {
-        established.finish(&registration, end);
-    }
     let Registration { shared, cell, .. } = &registration;
     shared.metrics.count_session_end(end);
     tracing::debug!(
@@ -84,6 +104,34 @@ async fn open(
     registration: &Registration,
 ) -> Result<Established, SessionEnd> {
     let Registration { shared, cell, .. } = registration;
+    unless_severed(cell, establish(accepted, shared, cell)).await
+}
+
+/// The same client with another backend.
+async fn reopen(
+    (greeted, again): (Greeted, Box<Again>),
+    registration: &Registration,
+) -> Result<Established, SessionEnd> {
+    let Registration { shared, cell, .. } = registration;
+    let Again {
+        cluster,
+        keepalive,
+        tried,
+        failed,
+        ..
+    } = *again;
+    let connecting = connect_and_relay(greeted, (cluster, tried), keepalive, shared, cell);
+    let mut opened = unless_severed(cell, connecting).await;
+    if let Ok(established) = &mut opened {
+        established.again.failed = failed + 1;
+    }
+    opened
+}
+
+async fn unless_severed(
+    cell: &SessionCell,
+    opening: impl Future<Output = Result<Established, SessionEnd>>,
+) -> Result<Established, SessionEnd> {
     tokio::select! {
         biased;
         cause = cell.until_severed() => Err(SessionEnd {
@@ -91,7 +139,7 @@ async fn open(
             phase: cell.phase(),
             cause,
         }),
-        established = establish(accepted, shared, cell) => established,
+        established = opening => established,
     }
 }
 
@@ -115,15 +163,32 @@ async fn establish(
     };
 
     let greeted = handshake::greet(tcp, peer, &entry, cell).await?;
-    cell.set_client(greeted.client_address);
-    let connected = connect::connect(&greeted, &entry, shared, cell).await?;
+    cell.set_client(greeted.origin.client);
+    let cluster = connect::route(&entry.config, greeted.origin.sni.as_deref())?.clone();
+    let keepalive = keepalive(&entry.config.keepalive);
+    // An old table's listener must not live as long as this session.
+    drop(entry);
+    cell.set_cluster(cluster.clone());
+    connect_and_relay(greeted, (cluster, Vec::new()), keepalive, shared, cell).await
+}
+
+async fn connect_and_relay(
+    greeted: Greeted,
+    (cluster, tried): (Name, Vec<BackendId>),
+    keepalive: Keepalive,
+    shared: &Shared,
+    cell: &Arc<SessionCell>,
+) -> Result<Established, SessionEnd> {
+    let cluster_name = cluster.clone();
+    let connected = connect::connect(&greeted, cluster, tried, shared, cell).await?;
     let Connected {
         backend,
         place,
         cluster,
         queued,
+        tried,
+        max_attempts,
     } = connected;
-    let keepalive = keepalive(&entry.config.keepalive);
     let relay = Relay::new(greeted.client, backend, Arc::clone(cell), keepalive);
     cell.set_phase(Phase::Relay);
     Ok(Established {
@@ -131,22 +196,44 @@ async fn establish(
         place,
         cluster,
         queued,
+        again: Box::new(Again {
+            origin: greeted.origin,
+            cluster: cluster_name,
+            keepalive,
+            tried,
+            failed: 0,
+            max_attempts,
+        }),
     })
 }
 
 impl Established {
-    /// Gives the place back, tells the first who waits for it, and measures.
-    fn finish(self, registration: &Registration, end: SessionEnd) {
+    /// Gives the place back, tells the first who waits for it, and measures. Returns the
+    /// client when the backend failed untouched and another one may be tried.
+    fn finish(self, registration: &Registration, end: SessionEnd) -> Option<(Greeted, Box<Again>)> {
         let Registration { shared, cell, .. } = registration;
-        drop(self.relay);
+        report_early_close(shared, cell, end);
+        let untouched = self.relay.into_untouched();
         drop(self.place);
         if self.queued {
             self.cluster.queue.release_one();
         }
-        report_early_close(shared, cell, end);
+        let again = self.again;
+        if let Some((client, first_bytes)) = untouched
+            && again.failed + 1 < again.max_attempts
+        {
+            cell.set_backend(None);
+            let greeted = Greeted {
+                client,
+                first_bytes,
+                origin: again.origin.clone(),
+            };
+            return Some((greeted, again));
+        }
         let lasted = Instant::now().saturating_duration_since(cell.started);
         let metrics = &shared.metrics;
         metrics.record_session_duration(&self.cluster.name, lasted);
+        None
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,7 +93,6 @@ impl Files {
                 ),
                 error => wrong(&pair.key_file, format!("the key cannot be used: {error}")),
             })?;
-        warn_if_world_readable(&pair.key_file);
         Ok(LoadedPair {
             certified: Arc::new(certified),
             names,
@@ -194,13 +192,6 @@ fn is_encrypted(content: &[u8]) -> bool {
     ]
     .into_iter()
     .any(|mark| content.windows(mark.len()).any(|window| window == mark))
-}
-
-fn warn_if_world_readable(path: &Path) {
-    let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
-    if mode.is_ok_and(|mode| mode & 0o004 != 0) {
-        tracing::warn!(path = %path.display(), "private key is readable by everyone");
-    }
 }
 
 /// The names in a certificate and the end of its validity; refuses one that no client would take.

@@ -5,6 +5,7 @@ use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -289,4 +290,53 @@ fn the_end_of_a_certificate_is_a_metric_that_follows_the_file() {
         let end = stage.evergate.metric(name, &[("file", file)]).unwrap();
         (end - now - 10.0 * 86_400.0).abs() < 3_600.0
     });
+}
+
+/// C3 and C8: as a mounted secret of Kubernetes changes
+#[test]
+fn a_mounted_secret_changes_both_files_in_one_step_and_is_never_refused() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (authority, backend, listens) = (Authority::new("ca"), Backend::echo(), free_addr());
+    let mount = authority.path("mount");
+    fs::create_dir(&mount).unwrap();
+    let put = |version: usize| {
+        let pair = authority.issue(&format!("v{version}"), &[NAME]);
+        let folder = mount.join(format!("..v{version}"));
+        fs::create_dir(&folder).unwrap();
+        fs::copy(&pair.cert_file, folder.join("tls.crt")).unwrap();
+        fs::copy(&pair.key_file, folder.join("tls.key")).unwrap();
+        symlink(format!("..v{version}"), mount.join("..data_tmp")).unwrap();
+        fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+        certificate(&pair)
+    };
+    let first = put(0);
+    for file in ["tls.crt", "tls.key"] {
+        symlink(format!("..data/{file}"), mount.join(file)).unwrap();
+    }
+    let live = CertificatePair {
+        cert_file: mount.join("tls.crt"),
+        key_file: mount.join("tls.key"),
+    };
+    let stage = Stage {
+        evergate: Evergate::start(&yaml(&backend, listens, &live, "")),
+        authority: Authority::new("unused"),
+        live,
+        listens,
+        _backend: backend,
+    };
+    let client = Arc::new(authority.trusting(&[&TLS13, &TLS12]));
+    assert_eq!(handshake(listens, &client).unwrap(), first);
+    for version in 1..4 {
+        let next = put(version);
+        fs::remove_dir_all(mount.join(format!("..v{}", version - 1))).unwrap();
+        wait_until(PATIENCE, "the new certificate", || {
+            handshake(listens, &client).unwrap() == next
+        });
+    }
+    assert_eq!(
+        stage.reloads("rejected"),
+        0.0,
+        "{}",
+        stage.evergate.stderr()
+    );
 }

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -18,6 +19,7 @@ use crate::support::PATIENCE;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::End;
+use crate::support::evergate::BINARY;
 use crate::support::evergate::Evergate;
 use crate::support::evergate::Until;
 use crate::support::http;
@@ -26,9 +28,12 @@ use crate::support::ports::free_addr;
 use crate::support::postgres::Postgres;
 use crate::support::postgres::pgbench;
 use crate::support::postgres::pgbench_tables;
+use crate::support::process::Process;
+use crate::support::process::words;
 use crate::support::talk::connect;
 use crate::support::talk::echoes;
 use crate::support::talk::file;
+use crate::support::talk::greeted;
 use crate::support::talk::name_at;
 use crate::support::talk::plain;
 use crate::support::talk::rest;
@@ -56,8 +61,10 @@ fn a_drain_under_pgbench_lets_every_transaction_finish_and_exits_0() {
     let mut evergate = Evergate::start(&yaml);
     thread::scope(|scope| {
         let load = scope.spawn(|| pgbench(listens, &["-c4", "-T3"]));
-        let active = [("listener", "l")];
-        evergate.wait_for_metric("evergate_listener_connections_active", &active, 4.0);
+        // One to look at the tables, then the four that stay.
+        let listener = [("listener", "l")];
+        evergate.wait_for_metric("evergate_listener_connections_total", &listener, 5.0);
+        evergate.wait_for_metric("evergate_listener_connections_active", &listener, 4.0);
         evergate.signal(Signal::TERM);
         let draining = wait_for(PATIENCE, "readiness is false", || {
             let answer = evergate.get("/readyz");
@@ -285,7 +292,7 @@ fn a_clock_that_jumps_two_days_moves_no_timer() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let (mut a, b, echo) = (Backend::named("a"), Backend::named("b"), Backend::echo());
     let (listens, quiet) = (free_addr(), free_addr());
-    let checks = "{interval: 100ms, timeout: 100ms, rise: 1}";
+    let checks = "{interval: 100ms, timeout: 100ms, rise: 1, fall: 20}";
     let yaml = format!(
         "clusters:\n  c:\n    backends:\n      - {{name: a, address: \"{}\"}}\n      \
          - {{name: b, address: \"{}\", tier: 1}}\n    health_check: {checks}\n  \
@@ -327,6 +334,7 @@ fn a_clock_that_jumps_two_days_moves_no_timer() {
     }
     a.kill(End::Rst);
     wait_for_name(listens, "b");
+    evergate.wait_for_metric("evergate_backend_up", &[("backend", "a")], 0.0);
     a.start_again();
     wait_for_name(listens, "a");
     // The clock did jump: the log was written on three days.
@@ -425,4 +433,45 @@ fn readiness_is_false_before_the_first_client_is_turned_away() {
     });
     drop(session);
     assert_eq!(evergate.wait(PATIENCE).code(), Some(0));
+}
+
+/// C11
+#[test]
+fn a_sigterm_at_any_moment_of_the_start_ends_it() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let backend = Backend::named("a");
+    for milliseconds in (0..40).step_by(2) {
+        let yaml = file(free_addr(), &plain(&[backend.addr()]), &[]);
+        let mut starting = Evergate::with(&yaml).until(Until::Started).start();
+        thread::sleep(Duration::from_millis(milliseconds));
+        starting.signal(Signal::TERM);
+        let status = starting.wait(PATIENCE);
+        let orderly = status.code() == Some(0);
+        // Nothing has been promised to anyone before the signals are handled.
+        let too_early = status.signal() == Some(Signal::TERM.as_raw());
+        assert!(orderly || too_early, "{status:?}: {}", starting.stderr());
+    }
+}
+
+/// C11
+#[test]
+fn after_a_kill_9_it_starts_again_at_once_on_the_same_ports_and_socket() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (backend, listens, admin) = (Backend::named("a"), free_addr(), free_addr());
+    let keys = format!("admin: {{bind: \"{admin}\", socket: admin.sock}}\n");
+    let yaml = file(listens, &plain(&[backend.addr()]), &[]) + &keys;
+    let mut killed = Evergate::start(&yaml);
+    // Sessions that were alive leave their addresses in TIME_WAIT.
+    let _sessions: Vec<_> = (0..5).map(|_| greeted(listens).unwrap()).collect();
+    killed.signal(Signal::KILL);
+    killed.wait(PATIENCE);
+    let file = killed.file();
+    let command = words(&[BINARY, "run", "-c", file.to_str().unwrap()]);
+    let mut again = Process::start(&command, &[], killed.dir());
+    wait_for_name(listens, "a");
+    let socket = killed.dir().join("admin.sock");
+    assert!(socket.exists());
+    again.signal(Signal::TERM);
+    assert_eq!(again.wait(PATIENCE).code(), Some(0), "{}", again.stderr());
+    assert!(!socket.exists(), "the socket's file is left over");
 }

@@ -444,14 +444,12 @@ fn a_change_needs_the_token_or_the_unix_socket() {
     let answer = http::exchange(&mut socket, "localhost", "POST", ready, &[], b"").unwrap();
     assert_eq!(answer.status, 200);
     assert_eq!(state(), Some(0.0));
-    for secret in [TOKEN] {
-        assert!(
-            !evergate.stderr().contains(secret),
-            "the log tells the token"
-        );
-        let served = evergate.get("/api/v1/config").text();
-        assert!(!served.contains(secret), "the API tells the token");
-    }
+    assert!(
+        !evergate.stderr().contains(TOKEN),
+        "the log tells the token"
+    );
+    let served = evergate.get("/api/v1/config").text();
+    assert!(!served.contains(TOKEN), "the API tells the token");
 }
 
 /// Issue, part 7: commands

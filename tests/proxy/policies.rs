@@ -463,6 +463,40 @@ fn a_connect_into_a_black_hole_is_redispatched_after_its_timeout() {
     evergate.wait_for_metric("evergate_backend_connect_errors_total", &errors, 1.0);
 }
 
+/// A dying listener resets what its kernel had accepted: nothing was said, nothing is lost.
+#[test]
+fn a_reset_before_the_first_byte_is_redispatched() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (resetting, good) = (Backend::start(Behaviour::Reset), Backend::named("b"));
+    let listens = free_addr();
+    let keys = [
+        "balance: {policy: round_robin}",
+        "health_check: {fall: 1000}",
+    ];
+    let addrs = plain(&[resetting.addr(), good.addr()]);
+    let evergate = Evergate::start(&file(listens, &addrs, &keys));
+    for _ in 0..40 {
+        assert_eq!(name_at(listens), "b");
+    }
+    assert!(resetting.accepted() >= 10, "{}", resetting.accepted());
+    assert_eq!(evergate.metric(REJECTED, &[]).unwrap_or(0.0), 0.0);
+}
+
+/// … but not for ever: a service that resets everyone is told to the client.
+#[test]
+fn a_service_that_resets_everyone_is_not_tried_for_ever() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (resetting, healthy) = (Backend::start(Behaviour::Reset), Backend::echo());
+    let listens = free_addr();
+    let check = format!("health_check: {{port: {}}}", healthy.addr().port());
+    let addrs = plain(&[resetting.addr()]);
+    let evergate = Evergate::start(&file(listens, &addrs, &[&check]));
+    assert_eq!(rest(&mut connect(listens)), b"");
+    assert_eq!(resetting.accepted(), 3);
+    let ended = [("side", "backend"), ("cause", "reset")];
+    evergate.wait_for_metric(ENDED, &ended, 1.0);
+}
+
 #[test]
 fn attempts_are_bounded() {
     let _watchdog = Watchdog::bites_after(LIMIT);

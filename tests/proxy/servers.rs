@@ -240,12 +240,12 @@ fn a_503_takes_an_nginx_out_and_a_200_brings_it_back() {
     };
     let _nginx = Nginx::http(&(server(a, "a") + &server(b, "b")), b);
     let check = "health_check: {kind: http, path: /health, body: healthy, \
-                 interval: 200ms, timeout: 200ms, rise: 2, fall: 2}";
+                 interval: 500ms, timeout: 500ms, rise: 2, fall: 2}";
     let backends = plain(&[a, b]);
     let evergate = Evergate::start(&file(listens, &backends, &[check]));
     wait_until_both(listens);
     fs::write(flags.path().join("a"), "").unwrap();
-    evergate.wait_for_log("unexpected_answer");
+    evergate.wait_for_metric("evergate_backend_up", &[("backend", "a")], 0.0);
     expect_only(listens, "b");
     fs::remove_file(flags.path().join("a")).unwrap();
     wait_until_both(listens);
@@ -268,7 +268,7 @@ fn the_exit_code_of_a_command_decides_about_a_backend() {
     let evergate = Evergate::start(&file(listens, &plain(&[a, b]), &[&check]));
     wait_until_both(listens);
     fs::write(flags.path().join("b"), "").unwrap();
-    evergate.wait_for_log("command_failed");
+    evergate.wait_for_metric("evergate_backend_up", &[("backend", "b")], 0.0);
     expect_only(listens, "a");
     fs::remove_file(flags.path().join("b")).unwrap();
     wait_until_both(listens);
@@ -370,8 +370,10 @@ fn tls_to_backends_is_verified_and_a_false_one_gets_no_session() {
             ca.ca_file.display()
         );
         let check = "health_check: {kind: tls, interval: 500ms, timeout: 500ms}";
-        let hold = "failover: {hold: {for: 0s, max_sessions: 0}}";
-        let yaml = file(listens, &plain(&[addr]), &[&tls, check, hold]);
+        // Sessions try even though the check failed: what they meet is verified too.
+        let failover = "failover: {panic: try_all, hold: {for: 0s, max_sessions: 0}}";
+        let keys = [&tls, check, failover, "connect: {timeout: 9s}"];
+        let yaml = file(listens, &plain(&[addr]), &keys);
         (Evergate::with(&yaml).until(Until::Alive).start(), listens)
     };
     let (evergate, listens) = start(&authority, "redis.example");
@@ -380,9 +382,11 @@ fn tls_to_backends_is_verified_and_a_false_one_gets_no_session() {
 
     for (ca, name) in [(&other, "redis.example"), (&authority, "other.example")] {
         let (evergate, listens) = start(ca, name);
-        evergate.wait_for_log("tls_failed");
-        assert_eq!(rest(&mut connect(listens)), b"", "{name}");
+        evergate.wait_for_log("health changed");
         assert_eq!(evergate.metric("evergate_backend_up", &[]), Some(0.0));
+        assert_eq!(rest(&mut connect(listens)), b"", "{name}");
+        let errors = [("reason", "tls_failed")];
+        evergate.wait_for_metric("evergate_backend_connect_errors_total", &errors, 1.0);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reloads by the hundred while bytes flow.
 
+use std::fs;
 use std::io;
 use std::io::Read;
 use std::io::Write;
@@ -26,12 +27,16 @@ use crate::pki::Authority;
 use crate::support::PATIENCE;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
+use crate::support::backend::Behaviour;
 use crate::support::evergate::Evergate;
 use crate::support::http;
 use crate::support::ports::free_addr;
+use crate::support::ports::free_port;
 use crate::support::stream::Pattern;
 use crate::support::talk::connect;
 use crate::support::talk::echoes;
+use crate::support::talk::file;
+use crate::support::talk::plain;
 use crate::support::wait_until;
 
 const LASTS: Duration = Duration::from_secs(20);
@@ -317,4 +322,88 @@ fn a_hundred_reloads_a_second_break_no_session_and_leak_nothing() {
     let rejected = evergate.metric("evergate_config_reloads_total", &rejected);
     assert!(rejected.unwrap_or(0.0) == 0.0, "{}", evergate.stderr());
     assert!(evergate.stop(PATIENCE).success());
+}
+
+/// C5: as where each deployment brings new addresses and new names
+#[test]
+fn backends_and_listeners_with_ever_new_names_leave_nothing_behind() {
+    let _watchdog = Watchdog::bites_after(Duration::from_secs(60));
+    let port = free_port();
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+    let _backends = Backend::at(everywhere, Behaviour::Echo);
+    let (steady, admin) = (free_addr(), free_addr());
+    let places = [free_addr(), free_addr()];
+    let yaml = |turn: usize| {
+        let backends: String = (0..40)
+            .map(|index| format!("      - 127.1.{}.{}:{port}\n", turn % 250, 1 + index))
+            .collect();
+        format!(
+            "version: 1\nclusters:\n  c:\n    backends: [\"127.0.0.1:{port}\"]\n  c{turn}:\n    backends:\n{backends}\
+             listeners:\n  steady: {{bind: \"{steady}\", cluster: c}}\n  \
+             l{turn}: {{bind: \"{}\", cluster: c{turn}}}\nlog: {{format: json, level: warn}}\n\
+             admin: {{bind: \"{admin}\", socket: admin.sock}}\ndrain_timeout: 100ms\n",
+            places[turn % 2]
+        )
+    };
+    let evergate = Evergate::start(&yaml(0));
+    let socket = evergate.dir().join("admin.sock");
+    let mut session = connect(steady);
+    let lines = || evergate.get("/metrics").text().lines().count();
+    let mut few_lines = 0;
+    let mut footprints = Vec::new();
+    for turn in 1..=240 {
+        evergate.write_file(&yaml(turn));
+        reload(&socket).unwrap_or_else(|error| panic!("reload {turn}: {error}"));
+        echoes(&mut session, b"not concerned").unwrap();
+        // Each name has a session, so that it has counters too.
+        let mut fresh = connect(places[turn % 2]);
+        echoes(&mut fresh, b"a new place").unwrap_or_else(|error| panic!("turn {turn}: {error}"));
+        if turn == 1 {
+            few_lines = lines();
+        }
+        if turn % 120 == 0 {
+            // Histograms of clusters that are gone are swept every few seconds.
+            wait_until(PATIENCE, "no series is left over", || {
+                lines() <= few_lines + 100
+            });
+            footprints.push(Footprint::of(&evergate));
+        }
+    }
+    println!("{few_lines} lines of metrics; {footprints:#?}");
+    let (first, last) = (footprints[0], footprints[1]);
+    let grown = last.rss_bytes.saturating_sub(first.rss_bytes);
+    assert!(
+        grown <= MAX_LATE_GROWTH_BYTES,
+        "memory grows: {grown} bytes"
+    );
+    assert!(
+        last.open_files <= first.open_files + 50,
+        "files are left over"
+    );
+}
+
+/// C5
+#[test]
+fn forty_who_ask_for_a_reload_at_once_each_get_their_answer() {
+    let _watchdog = Watchdog::bites_after(Duration::from_secs(60));
+    let (echo, listens, admin) = (Backend::echo(), free_addr(), free_addr());
+    let yaml = file(listens, &plain(&[echo.addr()]), &[])
+        + &format!("admin: {{bind: \"{admin}\", token_file: token}}\n");
+    let launch = Evergate::with(&yaml);
+    fs::write(launch.dir().join("token"), "a-token-of-some-length").unwrap();
+    let evergate = launch.start();
+    let mut session = connect(listens);
+    thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                let token = [("Authorization", "Bearer a-token-of-some-length")];
+                let answer = evergate.post("/api/v1/reload", &token, b"");
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            });
+        }
+    });
+    echoes(&mut session, b"not concerned").unwrap();
+    let accepted = [("result", "accepted")];
+    let accepted = evergate.metric("evergate_config_reloads_total", &accepted);
+    assert_eq!(accepted, Some(40.0));
 }

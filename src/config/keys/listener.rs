@@ -85,8 +85,8 @@ pub(in crate::config) static LISTENER: Section = Section {
         key(
             "user_timeout",
             Kind::Duration(0, DAY),
-            Is("30s"),
-            "Sent bytes may stay unacknowledged this long; `0s` = the kernel's default.",
+            Is("0s"),
+            "Sent bytes may stay unacknowledged this long; `0s` = as long as the kernel tries.",
         ),
         key(
             "backlog",
