@@ -89,10 +89,8 @@ pub(super) fn binds(sources: &mut Sources, listeners: &[Placed<Read>], process: 
     let Some(admin) = process.admin.as_ref().and_then(|admin| admin.bind) else {
         return;
     };
-    // Not bound like a listener: the admin API on `[::]` takes IPv4 as well.
-    let takes_both = admin.is_ipv6() && admin.ip().is_unspecified() && admin.port() != 0;
     for (bind, at) in seen.get(&admin.port()).into_iter().flatten() {
-        if !overlap(*bind, admin) && !takes_both {
+        if !overlap(*bind, admin) {
             continue;
         }
         match process.admin_bind_at {
@@ -110,9 +108,12 @@ pub(super) fn binds(sources: &mut Sources, listeners: &[Placed<Read>], process: 
     }
 }
 
-/// Whether the kernel would refuse the second. A listener on `[::]` takes IPv6 only.
+/// Whether the kernel would refuse the second. `[::]` takes IPv4 as well.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let everything = |address: SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
     let any = a.ip().is_unspecified() || b.ip().is_unspecified();
     let same_family = a.is_ipv4() == b.is_ipv4();
-    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || (same_family && any))
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || (same_family && any) || everything(a) || everything(b))
 }
