@@ -160,6 +160,10 @@ async fn accept(
 ) {
     loop {
         let phase = *phases.borrow_and_update();
+        // Seen here, it is no change any more.
+        if matches!(phase, Phase::Ending(_)) {
+            return;
+        }
         tokio::select! {
             biased;
             changed = phases.changed() => if changed.is_err() { return },
@@ -170,9 +174,6 @@ async fn accept(
                 let (handler, counts) = (handler.clone(), Arc::clone(&counts));
                 tokio::spawn(serve(client, handler, counts, phases.clone()));
             }
-        }
-        if matches!(*phases.borrow(), Phase::Ending(_)) {
-            return;
         }
     }
 }
