@@ -337,11 +337,14 @@ impl Core {
         if state.admin == AdminState::Maintenance {
             return;
         }
+        let cause = state.tracker.cause();
         if let Some(transition) = state.tracker.observe(result, damping, now.instant) {
             state.changed(transition, now);
-
             cluster.changed = true;
             self.hurry_when_unserved(id, now.instant);
+        } else if state.tracker.cause() != cause {
+            // People who look for the reason see the present one.
+            cluster.changed = true;
         }
     }
 

@@ -273,6 +273,41 @@ fn without_an_eligible_backend_the_cluster_is_probed_fast() {
     assert!((17..=24).contains(&hurried), "{hurried} probes in 1 s");
 }
 
+/// Went wrong once: the status told of a timeout when the certificate was refused for hours.
+#[test]
+fn a_backend_that_stays_down_shows_why_it_fails_now() {
+    let mut world = World::new(vec![cluster("a", &["db1"])]);
+    world.run(SECOND, up);
+    world.run(SECOND * 4, |_| Err(Cause::CheckTimeout));
+    let before = world.entry("db1");
+    assert_eq!(before.cause, Cause::CheckTimeout);
+    world.run(SECOND * 2, |_| Err(Cause::TlsFailed));
+    let after = world.entry("db1");
+    assert_eq!(after.cause, Cause::TlsFailed);
+    assert_eq!(after.health, Health::Down);
+    assert_eq!(after.since, before.since);
+}
+
+#[test]
+fn changing_causes_publish_at_most_one_table_a_second() {
+    let mut world = World::new(vec![cluster("a", &["db1"])]);
+    world.run(SECOND, |_| Err(Cause::CheckTimeout));
+    let (mut probes, mut tables) = (0, 0);
+    let end = world.now + SECOND * 10;
+    while world.now < end {
+        world.now += Duration::from_millis(10);
+        let causes = [Cause::ConnectRefused, Cause::TlsFailed, Cause::Reset];
+        let cause = causes[probes % causes.len()];
+        probes += world.probe(|_| Err(cause));
+        tables += world.core.settle().len();
+    }
+    assert!(probes > 100, "{probes} probes");
+    assert!((5..=11).contains(&tables), "{tables} tables");
+    world.run(SECOND * 2, |_| Err(Cause::Reset));
+    world.run(SECOND * 2, |_| Err(Cause::OutOfResources));
+    assert_eq!(world.entry("db1").cause, Cause::Reset);
+}
+
 #[test]
 fn our_own_shortage_changes_no_health_and_counts_no_check() {
     let mut world = World::new(vec![cluster("a", &["db1"])]);
