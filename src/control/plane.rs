@@ -197,7 +197,7 @@ impl Plane {
             Err(error) => error,
         };
         let errand = self.errands.remove(&error.id());
-        error!(%error, ?errand, "a health check or lookup ended abnormally");
+        error!(%error, "a health check or lookup ended abnormally");
         match errand {
             Some(Errand::Probe { id, number }) => {
                 // Our failure, not the backend's. After an answer it changes nothing.
