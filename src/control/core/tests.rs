@@ -473,6 +473,23 @@ fn sessions_at_an_old_address_do_not_follow_the_health_of_the_new_one() {
 }
 
 #[test]
+fn a_removed_name_is_revived_once_it_resolves_to_where_its_sessions_are() {
+    let mut world = World::new(vec![cluster("a", &["db.x", "db2"])]);
+    world.resolve("db.x", 1);
+    world.run(SECOND, up);
+    let (before, session) = (world.entry("db.x").handle, world.session("db.x"));
+    world.apply(vec![cluster("a", &["db2"])]);
+    world.apply(vec![cluster("a", &["db.x", "db2"])]);
+    assert_ne!(world.entry("db.x").handle.id, before.id);
+    world.resolve("db.x", 1);
+    assert_eq!(world.entry("db.x").handle.id, before.id);
+    assert_eq!(before.fate(), Fate::Serve);
+    assert_eq!(world.probe(up), 1);
+    assert_eq!(world.health("db.x"), Health::Up);
+    drop(session);
+}
+
+#[test]
 fn a_drained_backend_stays_drained_when_its_name_moves() {
     let mut world = World::new(vec![cluster("a", &["db.x", "db2"])]);
     world.resolve("db.x", 1);
