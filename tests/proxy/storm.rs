@@ -210,6 +210,110 @@ fn blow(evergate: &Evergate, files: &Files) -> (u64, Footprint) {
     (turn, middle.unwrap())
 }
 
+/// What was seen of one storm.
+#[derive(Debug)]
+struct Storm {
+    reloads: u64,
+    tables: f64,
+    before: Footprint,
+    middle: Footprint,
+    after: Footprint,
+}
+
+/// Sessions that now pass through the process.
+fn active(evergate: &Evergate) -> f64 {
+    let name = "evergate_listener_connections_active";
+    evergate.metric(name, &[]).unwrap_or(0.0)
+}
+
+fn generation(evergate: &Evergate) -> f64 {
+    let name = "evergate_routing_table_generation";
+    evergate.metric(name, &[]).unwrap()
+}
+
+/// Streams from before the storm to after it, new sessions all the time, and reloads.
+fn rage(evergate: &Evergate, files: &Files, config: &Arc<ClientConfig>, tally: &Tally) -> Storm {
+    let to = files.to;
+    thread::scope(|scope| {
+        for seed in 0..STREAMS {
+            scope.spawn(move || {
+                let result = if seed < TLS_STREAMS {
+                    stream(seed, open_tls(config, to.tls), tally)
+                } else {
+                    stream_plain(seed, to.plain, tally)
+                };
+                if let Err(error) = result {
+                    tally.fail(&format!("stream {seed}"), &error);
+                }
+            });
+        }
+        wait_until(PATIENCE, "all streams", || {
+            active(evergate) >= STREAMS as f64
+        });
+        let before = Footprint::of(evergate);
+        let first = generation(evergate);
+        scope.spawn(move || {
+            if let Err(error) = open_new_ones(to, config, tally) {
+                tally.fail("a new session", &error);
+            }
+        });
+        let (reloads, middle) = blow(evergate, files);
+        evergate.reload(&files.turn(0));
+        let after = Footprint::of(evergate);
+        let tables = generation(evergate) - first;
+        tally.stop.store(true, Ordering::Relaxed);
+        Storm {
+            reloads,
+            tables,
+            before,
+            middle,
+            after,
+        }
+    })
+}
+
+impl Storm {
+    fn expect_every_reload_published(&self) {
+        assert!(self.reloads > 200, "no storm on this machine");
+        let published = self.tables >= self.reloads as f64;
+        assert!(published, "not every reload was published");
+    }
+
+    fn expect_no_leak(&self) {
+        let (before, middle, after) = (self.before, self.middle, self.after);
+        let grown = after.rss_bytes.saturating_sub(before.rss_bytes);
+        assert!(grown <= MAX_GROWTH_BYTES, "memory grew by {grown} bytes");
+        let late = after.rss_bytes.saturating_sub(middle.rss_bytes);
+        assert!(
+            late <= MAX_LATE_GROWTH_BYTES,
+            "memory still grows: {late} bytes"
+        );
+        assert!(after.threads <= before.threads + 4, "threads are left over");
+        assert!(
+            after.open_files <= before.open_files + 20,
+            "files are left over"
+        );
+    }
+}
+
+fn expect_nothing_severed_or_rejected(evergate: &Evergate) {
+    wait_until(PATIENCE, "every session has ended", || {
+        active(evergate) == 0.0
+    });
+    for cause in [
+        "backend_removed",
+        "listener_removed",
+        "backend_dead",
+        "shutdown",
+    ] {
+        let ended = evergate.metric("evergate_sessions_ended_total", &[("cause", cause)]);
+        assert_eq!(ended, None, "{cause}");
+    }
+    let rejected = [("result", "rejected")];
+    let rejected = evergate.metric("evergate_config_reloads_total", &rejected);
+    assert!(rejected.unwrap_or(0.0) == 0.0, "{}", evergate.stderr());
+}
+
 /// C5
 #[test]
 fn a_hundred_reloads_a_second_break_no_session_and_leak_nothing() {
@@ -228,99 +332,23 @@ fn a_hundred_reloads_a_second_break_no_session_and_leak_nothing() {
         backends: [a.addr(), b.addr(), c.addr()],
         tls: format!("{{cert_file: \"{cert}\", key_file: \"{key}\"}}"),
     };
-    let to = files.to;
     let config = Arc::new(authority.trusting(&[&TLS13]));
     let mut evergate = Evergate::start(&files.turn(0));
-    let generation = || {
-        evergate
-            .metric("evergate_routing_table_generation", &[])
-            .unwrap()
-    };
-    let active = || {
-        let name = "evergate_listener_connections_active";
-        evergate.metric(name, &[]).unwrap_or(0.0)
-    };
     let tally = Tally::default();
 
-    let (before, middle, after, reloads, generations) = thread::scope(|scope| {
-        let (tally, config) = (&tally, &config);
-        for seed in 0..STREAMS {
-            scope.spawn(move || {
-                let result = if seed < TLS_STREAMS {
-                    stream(seed, open_tls(config, to.tls), tally)
-                } else {
-                    stream_plain(seed, to.plain, tally)
-                };
-                if let Err(error) = result {
-                    tally.fail(&format!("stream {seed}"), &error);
-                }
-            });
-        }
-        wait_until(PATIENCE, "all streams", || active() >= STREAMS as f64);
-        let before = Footprint::of(&evergate);
-        let first = generation();
-        scope.spawn(move || {
-            if let Err(error) = open_new_ones(to, config, tally) {
-                tally.fail("a new session", &error);
-            }
-        });
-        let (reloads, middle) = blow(&evergate, &files);
-        evergate.reload(&files.turn(0));
-        let after = Footprint::of(&evergate);
-        let generations = generation() - first;
-        tally.stop.store(true, Ordering::Relaxed);
-        (before, middle, after, reloads, generations)
-    });
+    let storm = rage(&evergate, &files, &config, &tally);
 
     let bytes = tally.streamed_bytes.load(Ordering::Relaxed);
     let fresh = tally.fresh.load(Ordering::Relaxed);
     println!(
-        "{reloads} reloads answered in {LASTS:?}, {generations} tables; {STREAMS} streams moved {bytes} bytes, \
-         {fresh} new sessions\nbefore {before:?}\nmiddle {middle:?}\nafter  {after:?}"
+        "{STREAMS} streams moved {bytes} bytes, {fresh} new sessions in {LASTS:?}: {storm:#?}"
     );
     let failures = tally.failures.into_inner().unwrap();
-    assert!(
-        failures.is_empty(),
-        "{} broken: {failures:?}",
-        failures.len()
-    );
-    assert!(
-        bytes > 0 && fresh > 0 && reloads > 200,
-        "no storm on this machine"
-    );
-    assert!(
-        generations >= reloads as f64,
-        "not every reload was published"
-    );
-    let grown = after.rss_bytes.saturating_sub(before.rss_bytes);
-    assert!(grown <= MAX_GROWTH_BYTES, "memory grew by {grown} bytes");
-    let late = after.rss_bytes.saturating_sub(middle.rss_bytes);
-    assert!(
-        late <= MAX_LATE_GROWTH_BYTES,
-        "memory still grows: {late} bytes"
-    );
-    assert!(after.threads <= before.threads + 4, "threads are left over");
-    assert!(
-        after.open_files <= before.open_files + 20,
-        "files are left over"
-    );
-
-    let ended = |cause: &str| {
-        let labels = [("cause", cause)];
-        evergate.metric("evergate_sessions_ended_total", &labels)
-    };
-    wait_until(PATIENCE, "every session has ended", || active() == 0.0);
-    for cause in [
-        "backend_removed",
-        "listener_removed",
-        "backend_dead",
-        "shutdown",
-    ] {
-        assert_eq!(ended(cause), None, "{cause}");
-    }
-    let rejected = [("result", "rejected")];
-    let rejected = evergate.metric("evergate_config_reloads_total", &rejected);
-    assert!(rejected.unwrap_or(0.0) == 0.0, "{}", evergate.stderr());
+    assert_eq!(failures, [""; 0], "{} broken", failures.len());
+    assert!(bytes > 0 && fresh > 0, "no storm on this machine");
+    storm.expect_every_reload_published();
+    storm.expect_no_leak();
+    expect_nothing_severed_or_rejected(&evergate);
     assert!(evergate.stop(PATIENCE).success());
 }
 
