@@ -100,16 +100,10 @@ impl Signals {
     }
 }
 
-/// A missing watcher costs comfort, not service: SIGHUP and the API still reload.
+/// A configuration from the environment has no files.
 fn watch(source: &Source, files: &[PathBuf]) -> Option<FileWatcher> {
     match source {
-        Source::File(_) => match FileWatcher::new(files) {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                tracing::warn!(%error, "files are not watched; reload with SIGHUP");
-                None
-            }
-        },
+        Source::File(_) => Some(FileWatcher::new(files)),
         Source::Text { .. } => None,
     }
 }
@@ -142,10 +136,8 @@ async fn follow(
         if let Err(error) = &result {
             files.extend(error.files());
         }
-        if let Some(watcher) = &mut watcher
-            && let Err(error) = watcher.set_files(&files)
-        {
-            tracing::warn!(%error, "some files are not watched; reload with SIGHUP");
+        if let Some(watcher) = &mut watcher {
+            watcher.set_files(&files);
         }
         if let Some(ReloadRequest { done }) = asked {
             // The asker may have hung up; the reload is done all the same.

@@ -59,11 +59,8 @@ pub struct FileWatcher {
 
 impl FileWatcher {
     /// Starts watching. Files and directories that do not exist yet are fine. A directory in the
-    /// list is compared by the names in it.
-    ///
-    /// # Errors
-    /// None at present: where the kernel refuses to watch, the files are polled.
-    pub fn new(files: &[PathBuf]) -> Result<Self, notify::Error> {
+    /// list is compared by the names in it. Where the kernel refuses to watch, files are polled.
+    pub fn new(files: &[PathBuf]) -> Self {
         // One notice is as good as many: the contents decide.
         let (sender, notices) = mpsc::channel(1);
         let noticed = move |event: notify::Result<notify::Event>| {
@@ -87,16 +84,13 @@ impl FileWatcher {
             warned: false,
             noticed: false,
         };
-        this.set_files(files)?;
-        Ok(this)
+        this.set_files(files);
+        this
     }
 
     /// Replaces the set of watched files. What was seen of a file that stays is kept, so that a
     /// change between the last [`changed`](Self::changed) and now is not missed.
-    ///
-    /// # Errors
-    /// As for [`new`](Self::new).
-    pub fn set_files(&mut self, files: &[PathBuf]) -> Result<(), notify::Error> {
+    pub fn set_files(&mut self, files: &[PathBuf]) {
         let mut before = std::mem::take(&mut self.seen);
         self.seen = files.iter().map(|file| (file.clone(), 0)).collect();
         // Watch first and read then: a change in between is noticed.
@@ -105,7 +99,6 @@ impl FileWatcher {
             let known = before.remove(file);
             *fingerprint = known.unwrap_or_else(|| fingerprint_of(file));
         }
-        Ok(())
     }
 
     /// Resolves once the *contents* of any watched file differ from the last time, and have been

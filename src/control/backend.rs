@@ -43,24 +43,12 @@ impl Moment {
     }
 }
 
-/// What makes two configured backends the same one.
+/// What makes two backends the same one for the sessions that it has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
-    cluster: Name,
-    name: Name,
-    host: Host,
-    port: u16,
-}
-
-impl Identity {
-    pub fn new(cluster: &Name, config: &BackendConfig) -> Self {
-        Self {
-            cluster: Arc::clone(cluster),
-            name: Arc::clone(&config.name),
-            host: config.host.clone(),
-            port: config.port.get(),
-        }
-    }
+    pub cluster: Name,
+    pub backend: Name,
+    pub address: SocketAddr,
 }
 
 /// A probe that is under way.
@@ -145,6 +133,26 @@ impl BackendState {
         }
     }
 
+    /// This configuration leaves it where it is.
+    pub fn is_at_home(&self, config: &BackendConfig) -> bool {
+        let now = &self.target.backend;
+        (&now.host, now.port) == (&config.host, config.port)
+    }
+
+    /// Who it is for its sessions; `None` while its name is unresolved.
+    pub fn identity(&self) -> Option<Identity> {
+        Some(Identity {
+            cluster: Arc::clone(&self.handle.cluster),
+            backend: Arc::clone(&self.handle.name),
+            address: self.socket_address()?,
+        })
+    }
+
+    fn socket_address(&self) -> Option<SocketAddr> {
+        let port = self.target.backend.port.get();
+        self.address.map(|address| SocketAddr::new(address, port))
+    }
+
     /// Takes new sessions now.
     pub fn is_eligible(&self) -> bool {
         takes_new_sessions(self.tracker.health(), self.admin) && self.target.backend.weight > 0
@@ -206,8 +214,31 @@ impl BackendState {
         self.tell(fate);
     }
 
-    /// It is no longer configured: its sessions may go on for a while.
-    pub fn retire(mut self, now: Moment) -> Arc<BackendHandle> {
+    /// Takes over what the operator wants of it from when it had another address.
+    pub fn inherit_admin(&mut self, predecessor: &Self) {
+        self.admin = predecessor.admin;
+        self.drain_deadline = predecessor.drain_deadline;
+    }
+
+    /// Its name points to another server now: nobody has spoken to that one yet.
+    /// The sessions of the handle before may go on for a while.
+    pub fn relocate(&mut self, address: IpAddr, handle: Arc<BackendHandle>, now: Moment) {
+        if self.handle.id != handle.id {
+            self.leave(now);
+            self.handle = handle;
+            self.fate = None;
+        }
+        self.address = Some(address);
+        self.flight = None;
+        self.last_started = None;
+        self.reported = None;
+        if let Some(transition) = self.tracker.reset(Cause::Started, now.instant) {
+            self.changed(transition, now);
+        }
+    }
+
+    /// There is nobody at its address any more: its sessions may go on for a while.
+    pub fn leave(&mut self, now: Moment) {
         if !matches!(self.fate, Some(Fate::Sever { .. })) {
             let promised = now.instant + self.target.cluster.failover.drain_timeout;
             let deadline = self.drain_deadline.unwrap_or(promised);
@@ -216,16 +247,14 @@ impl BackendState {
                 cause: Cause::BackendRemoved,
             });
         }
-        self.handle
     }
 
     /// The backend at this moment, as the routing table shows it.
     pub fn entry(&self) -> BackendEntry {
-        let port = self.target.backend.port.get();
         BackendEntry {
             config: self.target.backend.clone(),
             handle: Arc::clone(&self.handle),
-            address: self.address.map(|address| SocketAddr::new(address, port)),
+            address: self.socket_address(),
             health: self.tracker.health(),
             admin: self.admin,
             cause: self.tracker.cause(),

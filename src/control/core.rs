@@ -46,7 +46,7 @@ pub struct Core {
     clusters: BTreeMap<Name, ClusterState>,
     /// The cluster of each backend and its position there.
     places: HashMap<BackendId, (Name, usize)>,
-    /// Removed backends with live sessions, so that adding them again revives them.
+    /// Backends that were removed or have moved, with live sessions, so that their return revives them.
     retired: HashMap<Identity, Arc<BackendHandle>>,
     schedule: Schedule<BackendId>,
     next_id: u64,
@@ -92,8 +92,8 @@ impl Core {
             self.clusters.insert(Arc::clone(&cluster.name), state);
         }
         for cluster in old.into_values() {
-            for backend in cluster.backends {
-                self.retire(backend, now);
+            for mut backend in cluster.backends {
+                self.retire(&mut backend, now);
             }
         }
         for cluster in self.clusters.values_mut() {
@@ -124,14 +124,14 @@ impl Core {
         let (mut known, handle, changed, served, check_changed) = match old {
             None => {
                 let handle = Arc::new(ClusterHandle::new(Arc::clone(&config.name)));
-                (HashMap::new(), handle, true, true, false)
+                (HashMap::<Name, _>::new(), handle, true, true, false)
             }
             Some(old) => {
                 let changed = old.changed || !unchanged(&old);
                 let check_changed = old.config.health_check != config.health_check;
                 let states = old.backends.into_iter();
                 let known = states
-                    .map(|state| (Identity::new(&config.name, &state.target.backend), state))
+                    .map(|state| (Arc::clone(&state.handle.name), state))
                     .collect();
                 (known, old.handle, changed, old.served, check_changed)
             }
@@ -145,14 +145,14 @@ impl Core {
                 backend: backend.clone(),
                 tls: tls.clone(),
             });
-            let known = known.remove(&Identity::new(&config.name, backend));
+            let known = known.remove(&backend.name);
             let state = self.apply_backend(target, known, check_changed, now);
             let place = (Arc::clone(&config.name), backends.len());
             self.places.insert(state.handle.id, place);
             backends.push(state);
         }
-        for state in known.into_values() {
-            self.retire(state, now);
+        for mut state in known.into_values() {
+            self.retire(&mut state, now);
         }
         ClusterState {
             config,
@@ -171,11 +171,13 @@ impl Core {
         check_changed: bool,
         now: Moment,
     ) -> BackendState {
-        let Some(mut state) = known else {
-            let handle = self.handle(&target);
-            let state = BackendState::new(target, handle, now);
-            self.probe_soon(&state, now.instant);
-            return state;
+        let mut state = match known {
+            None => return self.new_backend(target, None, now),
+            Some(mut known) if !known.is_at_home(&target.backend) => {
+                self.retire(&mut known, now);
+                return self.new_backend(target, Some(&known), now);
+            }
+            Some(known) => known,
         };
         state.target = target;
         if check_changed {
@@ -188,25 +190,51 @@ impl Core {
         state
     }
 
-    fn handle(&mut self, target: &Target) -> Arc<BackendHandle> {
-        let identity = Identity::new(&target.cluster.name, &target.backend);
-        if let Some(handle) = self.retired.remove(&identity) {
-            return handle;
+    /// `predecessor`: the backend of the same name at another address.
+    fn new_backend(
+        &mut self,
+        target: Arc<Target>,
+        predecessor: Option<&BackendState>,
+        now: Moment,
+    ) -> BackendState {
+        let id = self.new_id();
+        let handle = match predecessor {
+            Some(state) => state.handle.successor(id),
+            None => BackendHandle::new(
+                id,
+                Arc::clone(&target.cluster.name),
+                Arc::clone(&target.backend.name),
+            ),
+        };
+        let mut state = BackendState::new(target, Arc::new(handle), now);
+        if let Some(predecessor) = predecessor {
+            state.inherit_admin(predecessor);
         }
-        self.next_id += 1;
-        Arc::new(BackendHandle::new(
-            BackendId(self.next_id),
-            Arc::clone(&target.cluster.name),
-            Arc::clone(&target.backend.name),
-        ))
+        let identity = state.identity();
+        if let Some(handle) = identity.and_then(|identity| self.retired.remove(&identity)) {
+            state.handle = handle;
+        }
+        self.probe_soon(&state, now.instant);
+        state
     }
 
-    fn retire(&mut self, state: BackendState, now: Moment) {
-        let identity = Identity::new(&state.target.cluster.name, &state.target.backend);
+    fn new_id(&mut self) -> BackendId {
+        self.next_id += 1;
+        BackendId(self.next_id)
+    }
+
+    fn retire(&mut self, state: &mut BackendState, now: Moment) {
+        state.leave(now);
         self.schedule.remove(&state.handle.id);
         self.places.remove(&state.handle.id);
-        let handle = state.retire(now);
-        if handle.active() > 0 {
+        self.remember(state.identity(), Arc::clone(&state.handle));
+    }
+
+    /// Whoever returns to this address while sessions are there is the same one.
+    fn remember(&mut self, identity: Option<Identity>, handle: Arc<BackendHandle>) {
+        if let Some(identity) = identity
+            && handle.active() > 0
+        {
             self.retired.insert(identity, handle);
         }
     }
@@ -309,11 +337,14 @@ impl Core {
         if state.admin == AdminState::Maintenance {
             return;
         }
+        let cause = state.tracker.cause();
         if let Some(transition) = state.tracker.observe(result, damping, now.instant) {
             state.changed(transition, now);
-
             cluster.changed = true;
             self.hurry_when_unserved(id, now.instant);
+        } else if state.tracker.cause() != cause {
+            // People who look for the reason see the present one.
+            cluster.changed = true;
         }
     }
 
@@ -372,36 +403,57 @@ impl Core {
 
     /// What a name resolves to; `None` when it cannot be resolved. The last good address stays.
     pub fn resolved(&mut self, host: &Name, address: Option<IpAddr>, now: Moment) {
-        let mut affected = Vec::new();
-        for cluster in self.clusters.values_mut() {
-            for state in &mut cluster.backends {
-                let same = matches!(&state.target.backend.host, Host::Name(name) if name == host);
-                if !same || (state.address.is_some() && address.is_none()) {
-                    continue;
-                }
-                if address.is_some() && state.address != address {
-                    state.address = address;
-                    state.flight = None;
-                    state.reported = None;
-                    cluster.changed = true;
-                    // Nobody has spoken to the new address yet.
-                    if let Some(transition) = state.tracker.reset(Cause::Started, now.instant) {
-                        state.changed(transition, now);
-                    }
-                    affected.push((state.handle.id, true));
-                } else if address.is_none() {
-                    affected.push((state.handle.id, false));
-                }
+        let states = self.clusters.values().flat_map(|cluster| &cluster.backends);
+        let named = states
+            .filter(|state| matches!(&state.target.backend.host, Host::Name(name) if name == host));
+        let affected = named.filter(|state| match address {
+            Some(_) => state.address != address,
+            None => state.address.is_none(),
+        });
+        for id in affected.map(|state| state.handle.id).collect::<Vec<_>>() {
+            match address {
+                Some(address) => self.relocate(id, address, now),
+                None => self.judge(id, Err(Cause::Unresolved), now),
             }
         }
-        for (id, found) in affected {
-            if found {
-                self.schedule.pull(id, now.instant);
-                self.hurry_when_unserved(id, now.instant);
-            } else {
-                self.judge(id, Err(Cause::Unresolved), now);
-            }
+    }
+
+    /// A backend has an address, its first or another one. Sessions at the one
+    /// before must not follow the health of this one: it gets a handle of its own.
+    fn relocate(&mut self, id: BackendId, address: IpAddr, now: Moment) {
+        let next_id = self.new_id();
+        let Some(place) = self.places.remove(&id) else {
+            return;
+        };
+        let Some(cluster) = self.clusters.get_mut(&place.0) else {
+            return;
+        };
+        // What is pending for the sessions was decided about the address that they use.
+        cluster.settle_fates();
+        cluster.changed = true;
+        let state = &mut cluster.backends[place.1];
+        let (before, old) = (state.identity(), Arc::clone(&state.handle));
+        let identity = Identity {
+            cluster: Arc::clone(&old.cluster),
+            backend: Arc::clone(&old.name),
+            address: SocketAddr::new(address, state.target.backend.port.get()),
+        };
+        let handle = match self.retired.remove(&identity) {
+            Some(returned) => returned,
+            // Without an address it had no session.
+            None if before.is_none() => Arc::clone(&old),
+            None => Arc::new(old.successor(next_id)),
+        };
+        state.relocate(address, handle, now);
+        let id = state.handle.id;
+        let checked = state.is_checked();
+        self.places.insert(id, place);
+        self.schedule.remove(&old.id);
+        self.remember(before, old);
+        if checked {
+            self.schedule.pull(id, now.instant);
         }
+        self.hurry_when_unserved(id, now.instant);
     }
 
     /// Sets the admin state of one backend.

@@ -11,6 +11,10 @@ use crate::cluster::Cause;
 use crate::cluster::Health;
 use crate::config::HealthCheckConfig;
 
+/// The cause of a backend that stays down changes at most this often: each time
+/// a table is published, for people only.
+const CAUSE_PAUSE: Duration = Duration::from_secs(1);
+
 /// How results become health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
@@ -47,6 +51,7 @@ pub struct Tracker {
     rules: Rules,
     health: Health,
     cause: Cause,
+    cause_set_at: Instant,
     changed_at: Instant,
     /// Results in a row that disagree with `health`.
     streak: u32,
@@ -96,6 +101,7 @@ impl Tracker {
             rules,
             health: Health::Unknown,
             cause: Cause::Started,
+            cause_set_at: now,
             changed_at: now,
             streak: 0,
             suspected: false,
@@ -109,7 +115,7 @@ impl Tracker {
         self.health
     }
 
-    /// Why the health is what it is.
+    /// Why the health is what it is; of a backend that is down, why checks fail lately.
     pub fn cause(&self) -> Cause {
         self.cause
     }
@@ -173,6 +179,9 @@ impl Tracker {
     fn failed(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
         if self.health == Health::Down {
             self.streak = 0;
+            if now.saturating_duration_since(self.cause_set_at) >= CAUSE_PAUSE {
+                self.set_cause(cause, now);
+            }
             return None;
         }
         let confirmed = self.suspected && is_hard(cause);
@@ -208,7 +217,7 @@ impl Tracker {
         let from = std::mem::replace(&mut self.health, to);
         let after = now.saturating_duration_since(self.changed_at);
         self.returned = (from, to) == (Health::Down, Health::Up);
-        self.cause = cause;
+        self.set_cause(cause, now);
         self.changed_at = now;
         self.streak = 0;
         Transition {
@@ -216,6 +225,13 @@ impl Tracker {
             to,
             cause,
             after,
+        }
+    }
+
+    fn set_cause(&mut self, cause: Cause, now: Instant) {
+        if self.cause != cause {
+            self.cause = cause;
+            self.cause_set_at = now;
         }
     }
 }

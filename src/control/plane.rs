@@ -1,5 +1,6 @@
 //! The one task of the control plane: waits for events and acts on each.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,11 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::task;
+use tokio::task::JoinError;
 use tokio::task::JoinSet;
 use tracing::debug;
+use tracing::error;
 use tracing::warn;
 
 use crate::cluster::AdminState;
@@ -78,6 +82,13 @@ enum Event {
     Stop,
 }
 
+/// What a task was sent for.
+#[derive(Debug)]
+enum Errand {
+    Probe { id: BackendId, number: u64 },
+    Lookup(Name),
+}
+
 /// The plane's state between events.
 #[derive(Debug)]
 pub struct Plane {
@@ -91,6 +102,8 @@ pub struct Plane {
     /// Given to probes and lookups.
     answer: mpsc::Sender<Event>,
     tasks: JoinSet<()>,
+    /// What each task is for, in case it ends without an answer.
+    errands: HashMap<task::Id, Errand>,
     probes: Arc<Semaphore>,
     commands_running: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
@@ -118,6 +131,7 @@ impl Plane {
             answers,
             answer,
             tasks: JoinSet::new(),
+            errands: HashMap::new(),
             probes: Arc::new(Semaphore::new(MAX_PROBES)),
             commands_running: Arc::new(Semaphore::new(probe::MAX_COMMANDS)),
             lookups: Arc::new(Semaphore::new(discovery::MAX_LOOKUPS)),
@@ -139,6 +153,10 @@ impl Plane {
                     Ok(answer) => event = answer,
                     Err(_) => break,
                 }
+            }
+            // Here, too: while events keep coming, nobody waits for the tasks.
+            while let Some(ended) = self.tasks.try_join_next_with_id() {
+                self.ended(ended);
             }
             self.start_due();
             self.publish_changes();
@@ -163,13 +181,34 @@ impl Plane {
                 // The sender that is kept here keeps the channel open.
                 Some(answer) = self.answers.recv() => return answer,
                 Some(report) = self.reports.recv() => return Event::Report(report),
-                Some(ended) = self.tasks.join_next() => {
-                    if let Err(error) = ended {
-                        warn!(%error, "a health check ended abnormally");
-                    }
-                }
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
                 () = sleep => return Event::Due,
             }
+        }
+    }
+
+    /// A task that panicked has sent no answer, and nothing would be asked again for want of one.
+    fn ended(&mut self, ended: Result<(task::Id, ()), JoinError>) {
+        let error = match ended {
+            Ok((id, ())) => {
+                self.errands.remove(&id);
+                return;
+            }
+            Err(error) => error,
+        };
+        let errand = self.errands.remove(&error.id());
+        error!(%error, "a health check or lookup ended abnormally");
+        match errand {
+            Some(Errand::Probe { id, number }) => {
+                // Our failure, not the backend's. After an answer it changes nothing.
+                let observation = Observation {
+                    result: Err(Cause::OutOfResources),
+                    duration: Duration::ZERO,
+                };
+                self.core.observe(id, number, observation, Moment::now());
+            }
+            Some(Errand::Lookup(name)) => self.handle(Event::Resolved { name, answer: None }),
+            None => {}
         }
     }
 
@@ -270,7 +309,8 @@ impl Plane {
             };
             let answer = self.answer.clone();
             let commands = Arc::clone(&self.commands_running);
-            self.tasks.spawn_local(async move {
+            let (id, number) = (order.id, order.number);
+            self.spawn(Errand::Probe { id, number }, async move {
                 let _permit = permit;
                 run_probe(order, &commands, answer).await;
             });
@@ -278,7 +318,7 @@ impl Plane {
         while let Some(name) = self.discovery.start_due(now) {
             let answer = self.answer.clone();
             let permits = Arc::clone(&self.lookups);
-            self.tasks.spawn_local(async move {
+            self.spawn(Errand::Lookup(Arc::clone(&name)), async move {
                 let found = discovery::lookup(&name, permits).await;
                 if let Err(error) = &found {
                     debug!(%name, %error, "lookup failed");
@@ -291,6 +331,11 @@ impl Plane {
                 let _ = answer.send(event).await;
             });
         }
+    }
+
+    fn spawn(&mut self, errand: Errand, task: impl Future<Output = ()> + 'static) {
+        let task = self.tasks.spawn_local(task);
+        self.errands.insert(task.id(), errand);
     }
 
     /// Publishes what changed, at once or, when tables are expensive and many, together.
@@ -319,4 +364,47 @@ async fn run_probe(order: Order, commands: &Semaphore, answer: mpsc::Sender<Even
     // Fails only when the plane has ended.
     let _ = answer.send(event).await;
     leftover.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixtures::cluster;
+    use crate::control::fixtures::config;
+    use crate::tls::TlsMaterial;
+    use tokio::task::LocalSet;
+
+    fn plane(backends: &[&str]) -> Plane {
+        let (_, commands) = mpsc::channel(1);
+        let (_, reports) = mpsc::channel(1);
+        let mut plane = Plane::new(SharedTable::default(), Arc::default(), commands, reports);
+        plane.apply(&Desired {
+            config: Arc::new(config(vec![cluster("a", backends)])),
+            tls: TlsMaterial::default(),
+        });
+        plane
+    }
+
+    /// Went wrong once: nothing was asked again.
+    #[tokio::test]
+    async fn who_panics_on_an_errand_is_sent_again() {
+        let mut plane = plane(&["db1", "db.x"]);
+        let now = Instant::now();
+        let order = plane.core.start_due(now).unwrap();
+        let name = plane.discovery.start_due(now).unwrap();
+        assert_eq!(plane.next_due().filter(|due| *due <= now), None);
+        let (id, number) = (order.id, order.number);
+        let panics = async {
+            plane.spawn(Errand::Probe { id, number }, async { panic!("a probe") });
+            plane.spawn(Errand::Lookup(name), async { panic!("a lookup") });
+            for _ in 0..2 {
+                let ended = plane.tasks.join_next_with_id().await.unwrap();
+                plane.ended(ended);
+            }
+        };
+        LocalSet::new().run_until(panics).await;
+        assert!(plane.errands.is_empty());
+        assert!(plane.core.next_due().is_some(), "the probe");
+        assert!(plane.discovery.next_due().is_some(), "the lookup");
+    }
 }

@@ -38,7 +38,15 @@ pub struct BackendHandle {
     pub name: Name,
     fate: Mutex<Fate>,
     active: AtomicU32,
-    total: AtomicU64,
+    totals: Arc<Totals>,
+    latency: PeakEwma,
+}
+
+/// What only grows. It belongs to the backend's name: one that moves to another
+/// address counts on, and so do the sessions that it left behind.
+#[derive(Debug)]
+struct Totals {
+    connected: AtomicU64,
     /// Bytes from the backend.
     received: AtomicU64,
     /// Bytes to the backend.
@@ -46,7 +54,6 @@ pub struct BackendHandle {
     connect_errors: Vec<(Cause, AtomicU64)>,
     checks_passed: AtomicU64,
     checks_failed: AtomicU64,
-    latency: PeakEwma,
 }
 
 /// Reasons under which a failed connect is counted.
@@ -60,6 +67,21 @@ pub const CONNECT_ERROR_CAUSES: [Cause; 7] = [
     Cause::IoError,
 ];
 
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            connected: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            connect_errors: CONNECT_ERROR_CAUSES
+                .map(|cause| (cause, AtomicU64::new(0)))
+                .into(),
+            checks_passed: AtomicU64::new(0),
+            checks_failed: AtomicU64::new(0),
+        }
+    }
+}
+
 impl BackendHandle {
     pub fn new(id: BackendId, cluster: Name, name: Name) -> Self {
         Self {
@@ -68,15 +90,16 @@ impl BackendHandle {
             name,
             fate: Mutex::new(Fate::Serve),
             active: AtomicU32::new(0),
-            total: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            connect_errors: CONNECT_ERROR_CAUSES
-                .map(|cause| (cause, AtomicU64::new(0)))
-                .into(),
-            checks_passed: AtomicU64::new(0),
-            checks_failed: AtomicU64::new(0),
+            totals: Arc::default(),
             latency: PeakEwma::default(),
+        }
+    }
+
+    /// The same backend at another address: fate, places and latency are its own, the totals go on.
+    pub fn successor(&self, id: BackendId) -> Self {
+        Self {
+            totals: Arc::clone(&self.totals),
+            ..Self::new(id, Arc::clone(&self.cluster), Arc::clone(&self.name))
         }
     }
 
@@ -107,46 +130,49 @@ impl BackendHandle {
 
     /// Connections established since the start of the process.
     pub fn total(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
+        self.totals.connected.load(Ordering::Relaxed)
     }
 
     pub fn count_connected(&self) {
-        self.total.fetch_add(1, Ordering::Relaxed);
+        self.totals.connected.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn count_connect_error(&self, cause: Cause) {
         let counted = self
+            .totals
             .connect_errors
             .iter()
             .find(|(known, _)| *known == cause);
-        let (_, counter) = counted.unwrap_or(&self.connect_errors[CONNECT_ERROR_CAUSES.len() - 1]);
+        let (_, counter) =
+            counted.unwrap_or(&self.totals.connect_errors[CONNECT_ERROR_CAUSES.len() - 1]);
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn connect_errors(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
-        self.connect_errors
+        self.totals
+            .connect_errors
             .iter()
             .map(|(cause, count)| (*cause, count.load(Ordering::Relaxed)))
     }
 
     pub fn count_bytes(&self, received: u64, sent: u64) {
-        self.received.fetch_add(received, Ordering::Relaxed);
-        self.sent.fetch_add(sent, Ordering::Relaxed);
+        self.totals.received.fetch_add(received, Ordering::Relaxed);
+        self.totals.sent.fetch_add(sent, Ordering::Relaxed);
     }
 
     pub fn received_bytes(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.totals.received.load(Ordering::Relaxed)
     }
 
     pub fn sent_bytes(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.totals.sent.load(Ordering::Relaxed)
     }
 
     pub fn count_check(&self, passed: bool) {
         let counter = if passed {
-            &self.checks_passed
+            &self.totals.checks_passed
         } else {
-            &self.checks_failed
+            &self.totals.checks_failed
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -154,8 +180,8 @@ impl BackendHandle {
     /// Passed and failed health checks.
     pub fn checks(&self) -> (u64, u64) {
         (
-            self.checks_passed.load(Ordering::Relaxed),
-            self.checks_failed.load(Ordering::Relaxed),
+            self.totals.checks_passed.load(Ordering::Relaxed),
+            self.totals.checks_failed.load(Ordering::Relaxed),
         )
     }
 

@@ -57,7 +57,7 @@ pub struct BackendEntry {
     pub address: Option<SocketAddr>,
     pub health: Health,
     pub admin: AdminState,
-    /// Why `health` is what it is.
+    /// Why `health` is what it is; of a backend that is down, why checks fail lately.
     pub cause: Cause,
     /// When health or admin state changed last (monotonic, for slow start) …
     pub since: Instant,

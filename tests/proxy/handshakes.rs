@@ -86,7 +86,7 @@ impl TlsEcho {
     }
 }
 
-/// 28: a panic in one handshake would end every session of its worker.
+/// Class 28: a panic in one handshake would end every session of its worker.
 #[test]
 fn a_client_hello_cut_at_any_byte_is_the_same_client_hello() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -110,7 +110,7 @@ fn a_client_hello_cut_at_any_byte_is_the_same_client_hello() {
     }
 }
 
-/// 28: records of one byte, each in a segment of its own, end in a handshake too.
+/// Class 28: records of one byte, each in a segment of its own, end in a handshake too.
 #[test]
 fn a_client_hello_in_records_of_one_byte_is_understood() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -123,7 +123,7 @@ fn a_client_hello_in_records_of_one_byte_is_understood() {
     echoes(&mut StreamOwned::new(tls, stream), b"hello").unwrap();
 }
 
-/// 28: the same where the ClientHello is only looked at.
+/// Class 28: the same where the ClientHello is only looked at.
 #[test]
 fn a_client_hello_in_pieces_is_routed_by_its_name() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -162,7 +162,7 @@ fn a_client_hello_in_pieces_is_routed_by_its_name() {
     });
 }
 
-/// 28: a close in the middle of the handshake once made servers loop for ever.
+/// Class 28: a close in the middle of the handshake once made servers loop for ever.
 #[test]
 fn a_close_notify_during_the_handshake_ends_it() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -196,7 +196,7 @@ fn openssl(listens: SocketAddr, arguments: &[&str], typed: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// 29: the client is made willing to speak anything; the refusal is ours.
+/// Class 29: the client is made willing to speak anything; the refusal is ours.
 #[test]
 fn old_versions_and_weak_ciphers_are_refused() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -227,7 +227,7 @@ fn old_versions_and_weak_ciphers_are_refused() {
     }
 }
 
-/// 29: a renegotiation costs the server ten times what it costs the client.
+/// Class 29: a renegotiation costs the server ten times what it costs the client.
 #[test]
 fn renegotiation_is_refused() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -256,7 +256,7 @@ fn v2(command: u8, family: u8, length: u16, content: &[u8]) -> Vec<u8> {
     [SIGNATURE, &[command, family], &length, content].concat()
 }
 
-/// 30: who may send a header is an address, not a claim.
+/// Class 30: who may send a header is an address, not a claim.
 #[test]
 fn a_proxy_header_from_elsewhere_is_refused_unread() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -279,7 +279,7 @@ fn a_proxy_header_from_elsewhere_is_refused_unread() {
     assert_eq!(backend.bytes_received(), before);
 }
 
-/// 30: every length that lies, every field that is missing.
+/// Class 30: every length that lies, every field that is missing.
 #[test]
 fn malformed_proxy_headers_reach_no_backend() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -318,7 +318,7 @@ fn malformed_proxy_headers_reach_no_backend() {
     assert_eq!(backend.bytes_received(), 0);
 }
 
-/// 30: a header that never ends costs its handshake timeout and no more.
+/// Class 30: a header that never ends costs its handshake timeout and no more.
 #[test]
 fn half_a_proxy_header_meets_the_deadline_at_every_length() {
     let _watchdog = Watchdog::bites_after(LIMIT);

@@ -1,7 +1,9 @@
 //! Attacks: the security classes that layer 4 can meet, but for handshakes (see there).
 //!
-//! Two more classes have their tests elsewhere: 44, comparing the token in constant time, in
-//! `src/admin/access.rs`; 45, the supply chain, in `tests/supply_chain.rs`.
+//! Two more classes have their tests elsewhere.
+//! Class 44, comparing the token in constant time: `a_token_matches_only_itself` in `src/admin/access.rs`.
+//! Class 45, the supply chain: `no_banned_crate_is_in_the_lock_file`, `every_crate_has_an_allowed_licence`
+//! and `every_crate_comes_from_the_registry` in `tests/supply_chain.rs`.
 
 use std::fs;
 use std::io::Read;
@@ -54,7 +56,7 @@ fn with_admin(yaml: &str, dir: &Path) -> (String, SocketAddr) {
     (yaml.to_owned() + &admin, bind)
 }
 
-/// 31: the data plane carries such headers as any bytes; it neither believes nor adds them.
+/// Class 31: the data plane carries such headers as any bytes; it neither believes nor adds them.
 #[test]
 fn forwarded_headers_pass_untouched() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -65,7 +67,7 @@ fn forwarded_headers_pass_untouched() {
     echoes(&mut connect(listens), request).unwrap();
 }
 
-/// 31 and 34: every change by every way in; a header that names a friend opens nothing.
+/// Class 31 and 34: every change by every way in; a header that names a friend opens nothing.
 #[test]
 fn only_the_token_or_the_unix_socket_may_change_anything() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -114,7 +116,7 @@ fn only_the_token_or_the_unix_socket_may_change_anything() {
     }
 }
 
-/// 34: without a token nobody on TCP may change anything, whatever he presents.
+/// Class 34: without a token nobody on TCP may change anything, whatever he presents.
 #[test]
 fn without_a_token_changes_over_tcp_are_forbidden() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -144,7 +146,7 @@ fn session_named(listens: SocketAddr, name: &str) -> (TcpStream, String) {
     (stream, backend)
 }
 
-/// 32: whoever can choose the hashed key could aim everything at one backend; the bound spreads it.
+/// Class 32: whoever can choose the hashed key could aim everything at one backend; the bound spreads it.
 #[test]
 fn one_key_cannot_load_one_backend_beyond_the_bound() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -166,7 +168,7 @@ fn one_key_cannot_load_one_backend_beyond_the_bound() {
     }
 }
 
-/// 32: a name costs the same whether it is the first of its kind or the thousandth.
+/// Class 32: a name costs the same whether it is the first of its kind or the thousandth.
 #[test]
 fn many_keys_cost_no_more_than_one() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -189,7 +191,7 @@ fn many_keys_cost_no_more_than_one() {
     assert!(different < bound, "{different:?} against {same:?}");
 }
 
-/// 36: at the limit of descriptors it refuses or waits, does not spin, and recovers.
+/// Class 36: at the limit of descriptors it refuses or waits, does not spin, and recovers.
 #[test]
 fn sixty_four_descriptors_and_two_hundred_clients_are_survived() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -205,7 +207,7 @@ fn sixty_four_descriptors_and_two_hundred_clients_are_survived() {
     echoes(&mut connect(listens), b"again").unwrap();
 }
 
-/// 36: descriptors are gone altogether: accept() fails, live sessions go on, no backend is blamed.
+/// Class 36: descriptors are gone altogether: accept() fails, live sessions go on, no backend is blamed.
 #[test]
 fn without_a_descriptor_left_accepting_pauses_and_nobody_is_blamed() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -243,7 +245,7 @@ fn expect_little_work(evergate: &Evergate) {
     assert!(busy < watched / 5, "busy for {busy:?} of {watched:?}");
 }
 
-/// 37: a client that does not read holds a buffer, not the result.
+/// Class 37: a client that does not read holds a buffer, not the result.
 #[test]
 fn a_hundred_stalled_readers_cost_no_memory() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -280,7 +282,7 @@ fn name_nothing(listens: SocketAddr) {
     let _ = client.shutdown(Shutdown::Both);
 }
 
-/// 39: bombs end in a message, soon and small, and a running process keeps what it has.
+/// Class 39: bombs end in a message, soon and small, and a running process keeps what it has.
 #[test]
 fn configuration_bombs_are_refused_whole() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -330,7 +332,7 @@ fn configuration_bombs_are_refused_whole() {
     assert!(evergate.rss_bytes() < 300 << 20, "{}", evergate.rss_bytes());
 }
 
-/// 39: thousands of slightly wrong files: each is a configuration or a list of errors, never a panic.
+/// Class 39: thousands of slightly wrong files: each is a configuration or a list of errors, never a panic.
 #[test]
 fn mutated_configurations_never_panic() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -367,7 +369,7 @@ fn mutated_configurations_never_panic() {
 
 const HOSTILE: &str = "a\r\n{\"level\":\"x\"}\u{1b}[31m\u{2028}\u{202e}";
 
-/// 40: nothing that a peer or a file says can write a line of its own, in either format.
+/// Class 40: nothing that a peer or a file says can write a line of its own, in either format.
 #[test]
 fn hostile_text_stays_inside_its_line_of_the_log() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -425,7 +427,7 @@ fn attack_the_log(evergate: &Evergate, listens: SocketAddr) {
     assert_eq!(evergate.post(&path, &token, b"").status, 404);
 }
 
-/// 40: the token and keys are in no log, no answer and no message, whatever goes wrong with them.
+/// Class 40: the token and keys are in no log, no answer and no message, whatever goes wrong with them.
 #[test]
 fn secrets_are_never_shown() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -471,7 +473,7 @@ fn secrets_are_never_shown() {
     }
 }
 
-/// 41: what clients choose (names, addresses) makes no series.
+/// Class 41: what clients choose (names, addresses) makes no series.
 #[test]
 fn clients_cannot_make_series() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -502,7 +504,7 @@ fn clients_cannot_make_series() {
     assert_eq!(series(), before);
 }
 
-/// 42: who waits does not knock: a dead backend sees its prober and nobody else.
+/// Class 42: who waits does not knock: a dead backend sees its prober and nobody else.
 #[test]
 fn an_outage_is_not_amplified_by_those_who_wait() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -533,7 +535,7 @@ fn an_outage_is_not_amplified_by_those_who_wait() {
     backend.kill(End::Rst);
 }
 
-/// 42: a thousand failing sessions make no thousand probes.
+/// Class 42: a thousand failing sessions make no thousand probes.
 #[test]
 fn failing_sessions_do_not_multiply_probes() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -554,7 +556,7 @@ fn failing_sessions_do_not_multiply_probes() {
     assert_eq!(evergate.metric(REJECTED, &[]).unwrap_or(0.0), 0.0);
 }
 
-/// 42: the check asks another port and passes, the service refuses: who waits retries at
+/// Class 42: the check asks another port and passes, the service refuses: who waits retries at
 /// the pace of the waiting room, not all at once.
 #[test]
 fn a_refusing_service_with_a_passing_check_is_not_stormed() {

@@ -71,7 +71,7 @@ impl Front {
 
         let source = Source::File(file.clone());
         let prepared = source.prepare(&TlsMaterial::default())?;
-        let watcher = FileWatcher::new(&prepared.loaded.files)?;
+        let watcher = FileWatcher::new(&prepared.loaded.files);
         let (server, _) = Server::start(source, prepared, Arc::default()).await?;
         let table = server.table().clone();
         let (commands, received) = mpsc::channel(1);
@@ -185,9 +185,8 @@ async fn follow(
             },
             () = watcher.changed() => {
                 let result = server.reload(None).await;
-                let watched = watcher.set_files(server.files());
+                watcher.set_files(server.files());
                 let result = result.map(drop).map_err(|error| error.to_string());
-                let result = result.and(watched.map_err(|error| error.to_string()));
                 // A full queue means more reloads than the script made, which is no result.
                 let _ = reloads.try_send(result);
             }

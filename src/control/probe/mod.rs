@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
@@ -24,6 +23,7 @@ use crate::cluster::Cause;
 use crate::config::BackendConfig;
 use crate::config::CheckKind;
 use crate::config::ClusterConfig;
+use crate::net;
 use crate::tls::BackendTls;
 use crate::tls::TlsConnector;
 
@@ -141,31 +141,13 @@ async fn within<T>(
         .unwrap_or(Err(late))
 }
 
-/// What an input or output error says about a backend.
+/// What an input or output error says about a backend: the same as in a session, but
+/// here nobody sends for long, and an end is before the answer.
 fn cause_of(error: &io::Error) -> Cause {
-    const OURS: [Errno; 6] = [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOBUFS,
-        Errno::NOMEM,
-        Errno::ADDRNOTAVAIL,
-        Errno::AGAIN,
-    ];
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    if errno.is_some_and(|errno| OURS.contains(&errno)) {
-        return Cause::OutOfResources;
-    }
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Cause::ConnectRefused,
-        io::ErrorKind::ConnectionReset
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe => Cause::Reset,
-        io::ErrorKind::TimedOut => Cause::ConnectTimeout,
-        io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::NetworkDown => Cause::Unreachable,
-        io::ErrorKind::UnexpectedEof => Cause::EarlyClose,
-        _ => Cause::IoError,
+    match net::cause_of(error) {
+        Cause::SendTimeout => Cause::ConnectTimeout,
+        Cause::Closed => Cause::EarlyClose,
+        cause => cause,
     }
 }
 

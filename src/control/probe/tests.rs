@@ -9,6 +9,7 @@ use crate::config::TlsVersion;
 use crate::config::VerifyMode;
 use crate::control::fixtures::cluster;
 use crate::tls::TlsAcceptor;
+use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
