@@ -36,8 +36,12 @@ use crate::shutdown::Stage;
 use crate::tls::TlsError;
 use crate::tls::TlsMaterial;
 
-/// Descriptors kept for everything but client connections: listeners, probes, files, admin.
+/// Descriptors kept for listeners, files, the admin API and the event loops.
 const RESERVED_DESCRIPTORS: usize = 256;
+/// Each backend is asked by one probe at a time, and no more than this many at once.
+const MAX_PROBE_DESCRIPTORS: usize = 2048;
+/// The pipes that a worker keeps for bulk transfers.
+const PIPE_DESCRIPTORS_PER_WORKER: usize = 32;
 /// A relayed connection has two sockets.
 const DESCRIPTORS_PER_CONNECTION: usize = 2;
 /// Reload requests that may wait; more than one waiting reload would do the same work twice.
@@ -331,7 +335,7 @@ async fn ask_reload(requests: mpsc::Sender<ReloadRequest>) -> Result<String, Str
 /// More connections than descriptors would fail at the worst moment: lower the limit now.
 fn fit_descriptors(mut config: Config, effective: &serde_json::Value) -> Config {
     let limit = usize::try_from(net::raise_open_files_limit()).unwrap_or(usize::MAX);
-    let affordable = affordable_connections(limit);
+    let affordable = affordable_connections(limit, &config);
     if config.max_connections <= affordable {
         return config;
     }
@@ -348,8 +352,12 @@ fn fit_descriptors(mut config: Config, effective: &serde_json::Value) -> Config 
     config
 }
 
-fn affordable_connections(open_files_limit: usize) -> usize {
-    let reserved = RESERVED_DESCRIPTORS.min(open_files_limit / 2);
+fn affordable_connections(open_files_limit: usize, config: &Config) -> usize {
+    let backends: usize = config.clusters.iter().map(|it| it.backends.len()).sum();
+    let reserved = RESERVED_DESCRIPTORS
+        + backends.min(MAX_PROBE_DESCRIPTORS)
+        + config.workers.get() * PIPE_DESCRIPTORS_PER_WORKER;
+    let reserved = reserved.min(open_files_limit / 2);
     (open_files_limit - reserved) / DESCRIPTORS_PER_CONNECTION
 }
 
@@ -439,9 +447,12 @@ mod tests {
 
     #[test]
     fn connections_fit_the_descriptors_that_there_are() {
-        assert_eq!(affordable_connections(20_000), 9_872);
-        assert_eq!(affordable_connections(64), 16);
-        assert_eq!(affordable_connections(0), 0);
+        let text = "version: 1\nworkers: 2\nclusters: {c: {backends: [\"a:1\", \"b:1\"]}}\n\
+                    listeners: {l: {bind: \"127.0.0.1:1\", cluster: c}}\n";
+        let config = config::load_text(Path::new("text"), text).unwrap().config;
+        assert_eq!(affordable_connections(20_000, &config), 9_839);
+        assert_eq!(affordable_connections(64, &config), 16);
+        assert_eq!(affordable_connections(0, &config), 0);
     }
 
     /// A report that was its own source came twice.

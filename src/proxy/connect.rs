@@ -21,16 +21,16 @@ use crate::proxy::dial;
 use crate::proxy::dial::DialError;
 use crate::proxy::dial::Target;
 use crate::proxy::handshake::Greeted;
+use crate::proxy::handshake::Origin;
 use crate::proxy::hold;
 use crate::proxy::hold::Turn;
 use crate::proxy::hold::WaitError;
 use crate::proxy::hold::Waiting;
+use crate::proxy::place::Place;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::transport::Transport;
 use crate::report::Report;
-use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
-use crate::routing::ConnectionGuard;
 use crate::routing::Fate;
 use crate::routing::KeySource;
 use crate::routing::PickError;
@@ -44,13 +44,21 @@ const LOGIN_PACE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Connected {
     pub backend: Transport,
-    pub place: ConnectionGuard,
-    pub cluster: Arc<ClusterHandle>,
-    /// Sessions may be queued for the place that this session will give back.
-    pub queued: bool,
+    pub place: Place,
     /// Backends tried so far, this one last.
     pub tried: Vec<BackendId>,
     /// The cluster's `connect.attempts`.
+    pub max_attempts: usize,
+}
+
+/// What another backend needs, should this one fail before a byte went either way.
+#[derive(Debug)]
+pub struct Again {
+    pub origin: Origin,
+    pub cluster: Name,
+    pub tried: Vec<BackendId>,
+    /// Backends that failed untouched so far; waiting forgets `tried`, but not this.
+    pub failed: usize,
     pub max_attempts: usize,
 }
 
@@ -62,9 +70,7 @@ enum Step {
 
 struct Attempt {
     target: Target,
-    place: ConnectionGuard,
-    cluster: Arc<ClusterHandle>,
-    queued: bool,
+    place: Place,
     max_attempts: usize,
 }
 
@@ -184,7 +190,7 @@ impl Journey<'_> {
             now: Instant::now(),
         };
         let picked = RANDOM.with_borrow_mut(|random| cluster.pick(&request, random));
-        let (backend, place) = match picked {
+        let (backend, guard) = match picked {
             Ok(picked) => picked,
             Err(why) => return Ok(Step::Wait(why, Arc::clone(cluster))),
         };
@@ -203,9 +209,11 @@ impl Journey<'_> {
         };
         Ok(Step::Dial(Box::new(Attempt {
             target,
-            place,
-            cluster: Arc::clone(&cluster.handle),
-            queued: backend.config.max_connections.is_some(),
+            place: Place::new(
+                guard,
+                Arc::clone(&cluster.handle),
+                backend.config.max_connections.is_some(),
+            ),
             max_attempts,
         })))
     }
@@ -226,36 +234,31 @@ impl Journey<'_> {
         let dialed = dial::dial(&attempt.target).await;
         let now = Instant::now();
         let took = now.saturating_duration_since(started);
-        let failed = match dialed {
-            Ok(_) if matches!(backend.fate(), Fate::Sever { .. }) => DialError {
-                cause: Cause::BackendDead,
-                error: std::io::ErrorKind::ConnectionAborted.into(),
-            },
-            Ok(mut stream) => {
-                backend.count_connected();
-                backend.record_latency(took, now);
-                let metrics = &self.shared.metrics;
-                metrics.record_connect_duration(&attempt.cluster.name, took);
-                self.cell.set_backend(Some(backend));
-                self.send_first_bytes(&mut stream).await.map_err(Some)?;
-                self.tried.push(attempt.place.backend().id);
-                return Ok(Connected {
-                    backend: stream,
-                    place: attempt.place,
-                    cluster: attempt.cluster,
-                    queued: attempt.queued,
-                    tried: std::mem::take(&mut self.tried),
-                    max_attempts: attempt.max_attempts,
-                });
+        let mut stream = match dialed {
+            Ok(stream) => stream,
+            Err(failed) => {
+                self.note_failure(&attempt, &failed);
+                return Err(None);
             }
-            Err(failed) => failed,
         };
-        self.note_failure(&attempt, &failed);
-        drop(attempt.place);
-        if attempt.queued {
-            attempt.cluster.queue.release_one();
+        backend.count_connected();
+        backend.record_latency(took, now);
+        let metrics = &self.shared.metrics;
+        metrics.record_connect_duration(&self.cluster, took);
+        self.tried.push(backend.id);
+        if let Fate::Sever { .. } = backend.fate() {
+            // It died while we connected, which its sessions are told and this one need not be.
+            self.attempts += 1;
+            return Err(None);
         }
-        Err(None)
+        self.cell.set_backend(Some(backend));
+        self.send_first_bytes(&mut stream).await.map_err(Some)?;
+        Ok(Connected {
+            backend: stream,
+            place: attempt.place,
+            tried: std::mem::take(&mut self.tried),
+            max_attempts: attempt.max_attempts,
+        })
     }
 
     fn note_failure(&mut self, attempt: &Attempt, failed: &DialError) {

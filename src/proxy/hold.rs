@@ -162,6 +162,9 @@ async fn wait(
             return Err(WaitError::TimedOut);
         }
         if wait.ticket.is_first() {
+            // As after any turn: whoever waits elsewhere next must not block this line.
+            wait.ticket.leave();
+            wait.used = true;
             return Ok(Turn { _release: None });
         }
     }

@@ -7,6 +7,7 @@ mod handshake;
 mod hold;
 mod listener;
 mod pipe;
+mod place;
 mod registry;
 mod relay;
 mod session;
@@ -189,7 +190,9 @@ impl Proxy {
     /// owners in one reload. So can `127.0.0.1` become `0.0.0.0` on the same port.
     fn socket_for(&self, listener: &ListenerConfig, config: &Config) -> io::Result<BoundListener> {
         let mut running = self.listeners.values();
-        let owner = running.find(|running| running.bind == listener.bind);
+        // Port 0 is a new port each time, not one to share.
+        let owner =
+            running.find(|running| running.bind == listener.bind && listener.bind.port() != 0);
         let socket = match owner {
             Some(owner) => owner.duplicate()?,
             None => match net::listen(listener.bind, listener.backlog) {

@@ -8,13 +8,13 @@ use std::os::fd::OwnedFd;
 use rustix::pipe::PipeFlags;
 use rustix::pipe::SpliceFlags;
 
-/// Capacity asked for; the kernel may grant less to users over their pipe quota.
+/// Capacity asked for; the kernel grants less to users over their quota (64 MiB by default).
 /// Large enough that a bulk transfer needs few system calls, small enough for the cache.
-pub const PIPE_BYTES: usize = 256 * 1024;
+pub const PIPE_BYTES: usize = 512 * 1024;
 /// Empty pipes kept per worker: one per direction that moves bulk at the same moment.
 const MAX_POOLED_PIPES: usize = 16;
 /// Pipes per worker at most, two descriptors each. Beyond it, bytes are copied.
-const MAX_PIPES: usize = 64;
+const MAX_PIPES: usize = 32;
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), taken: 0 }) };

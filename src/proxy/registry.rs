@@ -203,6 +203,11 @@ impl SessionCell {
         self.signals.fetch_and(!SETTLED, Ordering::AcqRel) & SETTLED != 0
     }
 
+    /// Whether it has turned out to last.
+    pub fn is_settled(&self) -> bool {
+        self.lock().settled
+    }
+
     fn is_severed(&self) -> bool {
         self.signals.load(Ordering::Acquire) & SEVER != 0
     }

@@ -27,6 +27,7 @@ use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::net;
 use crate::net::Keepalive;
+use crate::proxy::connect::Again;
 use crate::proxy::pipe::Pipe;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::transport::Transport;
@@ -65,9 +66,20 @@ pub struct Relay {
     /// The cell knows this task's waker.
     registered: bool,
     /// Set once the session has turned out to last: five system calls that a short one saves.
-    keepalive: Option<Keepalive>,
+    keepalive: Keepalive,
+    /// Until the first byte.
+    again: Option<Box<Again>>,
     /// The backend failed before it got or gave a byte.
     untouched: bool,
+}
+
+/// A client whose backend failed before a byte went either way.
+#[derive(Debug)]
+pub struct Untouched {
+    pub client: Transport,
+    pub first_bytes: Vec<u8>,
+    pub keepalive: Keepalive,
+    pub again: Box<Again>,
 }
 
 /// One direction.
@@ -119,7 +131,10 @@ impl Relay {
         backend: Transport,
         cell: Arc<SessionCell>,
         keepalive: Keepalive,
+        again: Box<Again>,
     ) -> Self {
+        // The ClientHello of a session that is passed through has been sent already.
+        let asked = cell.received_bytes() > 0;
         Self {
             client,
             backend,
@@ -128,29 +143,30 @@ impl Relay {
             cell,
             first_closed: None,
             broken: None,
-            answer_due: false,
-            first_sent: None,
+            answer_due: asked,
+            first_sent: asked.then(Instant::now),
             registered: false,
-            keepalive: Some(keepalive),
+            keepalive,
+            again: Some(again).filter(|_| !asked),
             untouched: false,
         }
     }
 
     /// After the end: the client and what it has sent, if the backend failed before a byte
     /// went either way. Another backend may take over, and nobody can tell the difference.
-    pub fn into_untouched(self) -> Option<(Transport, Vec<u8>)> {
+    pub fn into_untouched(self) -> Option<Untouched> {
+        let again = self.again.filter(|_| self.untouched)?;
         let first_bytes = self.up.unsent.map(|unsent| unsent.bytes);
-        self.untouched
-            .then(|| (self.client, first_bytes.unwrap_or_default()))
+        Some(Untouched {
+            client: self.client,
+            first_bytes: first_bytes.unwrap_or_default(),
+            keepalive: self.keepalive,
+            again,
+        })
     }
 
-    fn settle_in(&mut self) {
-        if !self.cell.take_settled() {
-            return;
-        }
-        if let Some(keepalive) = self.keepalive.take()
-            && let Err(error) = net::set_keepalive(self.backend.tcp(), keepalive)
-        {
+    fn keep_alive(&self) {
+        if let Err(error) = net::set_keepalive(self.backend.tcp(), self.keepalive) {
             tracing::debug!(%error, "keepalive could not be set");
         }
     }
@@ -165,6 +181,7 @@ impl Relay {
             .poll(cx, &mut self.client, &mut self.backend, last, moved);
         if self.cell.received_bytes() != before {
             self.answer_due = true;
+            self.again = None;
             if self.first_sent.is_none() {
                 self.first_sent = Some(Instant::now());
             }
@@ -182,6 +199,7 @@ impl Relay {
             .poll(cx, &mut self.backend, &mut self.client, last, moved);
         if self.cell.sent_bytes() != before {
             self.answer_due = false;
+            self.again = None;
             if before == 0 {
                 self.cell.first_answer(self.first_sent);
             }
@@ -272,8 +290,15 @@ impl Future for Relay {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         let relay = self.get_mut();
         if !relay.registered || relay.cell.has_signal() {
+            let settled = if relay.registered {
+                relay.cell.take_settled()
+            } else {
+                relay.cell.is_settled()
+            };
+            if settled {
+                relay.keep_alive();
+            }
             relay.registered = true;
-            relay.settle_in();
             if let Some(cause) = relay.cell.severed(cx) {
                 return Poll::Ready(relay.end(Side::Proxy, cause));
             }

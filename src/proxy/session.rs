@@ -8,9 +8,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use crate::cluster::BackendId;
 use crate::cluster::Cause;
-use crate::cluster::Name;
 use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
@@ -18,39 +16,23 @@ use crate::net;
 use crate::net::Keepalive;
 use crate::proxy::Shared;
 use crate::proxy::connect;
-use crate::proxy::connect::Connected;
+use crate::proxy::connect::Again;
 use crate::proxy::handshake;
 use crate::proxy::handshake::Greeted;
-use crate::proxy::handshake::Origin;
 use crate::proxy::listener::Accepted;
 use crate::proxy::listener::Handed;
 use crate::proxy::listener::keepalive;
+use crate::proxy::place::Place;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::relay::Relay;
+use crate::proxy::relay::Untouched;
 use crate::proxy::worker::Worker;
 use crate::report::Report;
-use crate::routing::ClusterHandle;
-use crate::routing::ConnectionGuard;
 
-/// What the relay phase keeps besides the two streams.
+/// The relay and what it occupies.
 struct Established {
     relay: Relay,
-    place: ConnectionGuard,
-    cluster: Arc<ClusterHandle>,
-    /// Sessions may be queued for the place that this session gives back.
-    queued: bool,
-    again: Box<Again>,
-}
-
-/// What another backend needs, should this one fail before a byte went either way.
-struct Again {
-    origin: Origin,
-    cluster: Name,
-    keepalive: Keepalive,
-    tried: Vec<BackendId>,
-    /// Backends that failed untouched so far; waiting forgets `tried`, but not this.
-    failed: usize,
-    max_attempts: usize,
+    place: Place,
 }
 
 /// Takes everything back that was counted, however the session ends.
@@ -79,10 +61,10 @@ async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) 
                 break *end;
             }
         };
-        let Some(again) = opened.ok().and_then(|it| it.finish(&registration, end)) else {
+        let Some(untouched) = opened.ok().and_then(|it| it.finish(&registration, end)) else {
             break end;
         };
-        opened = Box::pin(reopen(again, &registration)).await;
+        opened = Box::pin(reopen(untouched, &registration)).await;
     };
     let Registration { shared, cell, .. } = &registration;
     shared.metrics.count_session_end(end);
@@ -109,23 +91,19 @@ async fn open(
 
 /// The same client with another backend.
 async fn reopen(
-    (greeted, again): (Greeted, Box<Again>),
+    untouched: Untouched,
     registration: &Registration,
 ) -> Result<Established, SessionEnd> {
     let Registration { shared, cell, .. } = registration;
-    let Again {
-        cluster,
-        keepalive,
-        tried,
-        failed,
-        ..
-    } = *again;
-    let connecting = connect_and_relay(greeted, (cluster, tried), keepalive, shared, cell);
-    let mut opened = unless_severed(cell, connecting).await;
-    if let Ok(established) = &mut opened {
-        established.again.failed = failed + 1;
-    }
-    opened
+    let mut again = *untouched.again;
+    again.failed += 1;
+    let greeted = Greeted {
+        client: untouched.client,
+        first_bytes: untouched.first_bytes,
+        origin: again.origin.clone(),
+    };
+    let connecting = connect_and_relay(greeted, again, untouched.keepalive, shared, cell);
+    unless_severed(cell, connecting).await
 }
 
 async fn unless_severed(
@@ -169,70 +147,51 @@ async fn establish(
     // An old table's listener must not live as long as this session.
     drop(entry);
     cell.set_cluster(cluster.clone());
-    connect_and_relay(greeted, (cluster, Vec::new()), keepalive, shared, cell).await
+    let again = Again {
+        origin: greeted.origin.clone(),
+        cluster,
+        tried: Vec::new(),
+        failed: 0,
+        max_attempts: 0,
+    };
+    connect_and_relay(greeted, again, keepalive, shared, cell).await
 }
 
 async fn connect_and_relay(
     greeted: Greeted,
-    (cluster, tried): (Name, Vec<BackendId>),
+    mut again: Again,
     keepalive: Keepalive,
     shared: &Shared,
     cell: &Arc<SessionCell>,
 ) -> Result<Established, SessionEnd> {
-    let cluster_name = cluster.clone();
+    let (cluster, tried) = (again.cluster.clone(), again.tried);
     let connected = connect::connect(&greeted, cluster, tried, shared, cell).await?;
-    let Connected {
-        backend,
-        place,
-        cluster,
-        queued,
-        tried,
-        max_attempts,
-    } = connected;
-    let relay = Relay::new(greeted.client, backend, Arc::clone(cell), keepalive);
+    again.tried = connected.tried;
+    again.max_attempts = connected.max_attempts;
+    let (client, cell) = (greeted.client, Arc::clone(cell));
     cell.set_phase(Phase::Relay);
     Ok(Established {
-        relay,
-        place,
-        cluster,
-        queued,
-        again: Box::new(Again {
-            origin: greeted.origin,
-            cluster: cluster_name,
-            keepalive,
-            tried,
-            failed: 0,
-            max_attempts,
-        }),
+        relay: Relay::new(client, connected.backend, cell, keepalive, Box::new(again)),
+        place: connected.place,
     })
 }
 
 impl Established {
-    /// Gives the place back, tells the first who waits for it, and measures. Returns the
-    /// client when the backend failed untouched and another one may be tried.
-    fn finish(self, registration: &Registration, end: SessionEnd) -> Option<(Greeted, Box<Again>)> {
+    /// Measures, and gives the place back. Returns the client when the backend failed
+    /// untouched and another one may be tried.
+    fn finish(self, registration: &Registration, end: SessionEnd) -> Option<Untouched> {
         let Registration { shared, cell, .. } = registration;
         report_early_close(shared, cell, end);
         let untouched = self.relay.into_untouched();
-        drop(self.place);
-        if self.queued {
-            self.cluster.queue.release_one();
-        }
-        let again = self.again;
-        if let Some((client, first_bytes)) = untouched
-            && again.failed + 1 < again.max_attempts
+        if let Some(untouched) = untouched
+            && untouched.again.failed + 1 < untouched.again.max_attempts
         {
             cell.set_backend(None);
-            let greeted = Greeted {
-                client,
-                first_bytes,
-                origin: again.origin.clone(),
-            };
-            return Some((greeted, again));
+            return Some(untouched);
         }
         let lasted = Instant::now().saturating_duration_since(cell.started);
-        let metrics = &shared.metrics;
-        metrics.record_session_duration(&self.cluster.name, lasted);
+        let cluster = &self.place.cluster().name;
+        shared.metrics.record_session_duration(cluster, lasted);
         None
     }
 }

@@ -158,6 +158,17 @@ impl Ticket {
             .is_none_or(|first| first.number >= self.number)
     }
 
+    /// Steps out of the line; [`Self::again`] steps back in at the same place.
+    pub fn leave(&self) {
+        let mut line = self.room.lock();
+        let place = line
+            .waiting
+            .binary_search_by_key(&self.number, |other| other.number);
+        if let Ok(place) = place {
+            line.waiting.remove(place);
+        }
+    }
+
     /// Takes the old place in line again after a turn that came to nothing.
     pub fn again(&mut self) {
         let (sender, receiver) = oneshot::channel();
@@ -180,13 +191,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut line = self.room.lock();
-        let place = line
-            .waiting
-            .binary_search_by_key(&self.number, |other| other.number);
-        if let Ok(place) = place {
-            line.waiting.remove(place);
-        }
+        self.leave();
     }
 }
 
