@@ -247,8 +247,11 @@ fn rage(evergate: &Evergate, files: &Files, config: &Arc<ClientConfig>, tally: &
                 }
             });
         }
+        // On both sides: who is still being connected would look like a leak later.
         wait_until(PATIENCE, "all streams", || {
-            active(evergate) >= STREAMS as f64
+            let name = "evergate_backend_connections_active";
+            let connected = evergate.metric(name, &[]).unwrap_or(0.0);
+            active(evergate) >= STREAMS as f64 && connected >= STREAMS as f64
         });
         let before = Footprint::of(evergate);
         let first = generation(evergate);
