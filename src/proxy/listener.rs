@@ -121,6 +121,8 @@ impl RunningListener {
 
     /// Frees the address at once, so that the next reload can bind it again.
     pub fn close(self) {
+        // First, or accept() fails again and again until its task is told.
+        self.stop.cancel();
         // The socket listens, so the only error is that it does not any more.
         let _ = SockRef::from(&self.socket).shutdown(Shutdown::Both);
     }

@@ -220,6 +220,21 @@ fn sighups_while_draining_change_nothing() {
     assert_eq!(evergate.wait(PATIENCE).code(), Some(0));
 }
 
+/// The closed sockets failed to accept hundreds of times before their tasks were told.
+#[test]
+fn a_listener_that_closes_does_not_go_on_trying_to_accept() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    for _ in 0..3 {
+        let (_echo, listens, mut evergate) = echo_behind("log: {format: json, level: debug}\n");
+        echoes(&mut connect(listens), b"before").unwrap();
+        evergate.stop(PATIENCE);
+        let lines = evergate.log_lines();
+        let failed = |line: &&String| line.contains("accept failed");
+        assert!(lines.iter().any(|line| line.contains("SIGTERM: draining")));
+        assert!(lines.iter().filter(failed).count() <= 1, "{lines:#?}");
+    }
+}
+
 /// C13
 #[test]
 fn with_one_backend_down_it_starts_and_serves_with_the_other() {
