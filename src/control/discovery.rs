@@ -110,11 +110,16 @@ impl Discovery {
     }
 }
 
-/// Asks the system's resolver, which blocks, on a thread of its own.
+/// Asks the system's resolver, which blocks, on a thread of its own. `current` stays for as
+/// long as it is among the answers.
 ///
 /// # Errors
 /// What the resolver says, or that it took too long.
-pub async fn lookup(name: &Name, permits: Arc<Semaphore>) -> io::Result<IpAddr> {
+pub async fn lookup(
+    name: &Name,
+    current: Option<IpAddr>,
+    permits: Arc<Semaphore>,
+) -> io::Result<IpAddr> {
     let host = Arc::clone(name);
     let answer = async move {
         let permit = permits.acquire_owned().await.map_err(io::Error::other)?;
@@ -127,11 +132,19 @@ pub async fn lookup(name: &Name, permits: Arc<Semaphore>) -> io::Result<IpAddr> 
         .await?
     };
     let found = tokio::time::timeout(TIMEOUT, answer).await??;
-    let addresses = found.into_iter().map(|address| address.ip());
-    // Resolvers rotate their answers; a stable choice keeps sessions and
-    // instances on the same server. IPv4 first: `localhost` has both, servers often only that.
-    let first = addresses.min_by_key(|address| (address.is_ipv6(), *address));
-    first.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+    let addresses: Vec<_> = found.into_iter().map(|address| address.ip()).collect();
+    choose(&addresses, current)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+/// Resolvers rotate their answers and leave some out; a stable choice keeps sessions and
+/// instances on the same server. IPv4 first: `localhost` has both, servers often only that.
+fn choose(addresses: &[IpAddr], current: Option<IpAddr>) -> Option<IpAddr> {
+    let known = current.filter(|current| addresses.contains(current));
+    let first = addresses
+        .iter()
+        .min_by_key(|address| (address.is_ipv6(), **address));
+    known.or(first.copied())
 }
 
 #[cfg(test)]
@@ -177,17 +190,28 @@ mod tests {
         assert_eq!(discovery.next_due(), Some(now + MIN_PAUSE));
     }
 
+    #[test]
+    fn an_address_stays_while_it_is_among_the_answers() {
+        let [one, two, three] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));
+        assert_eq!(choose(&[three, two], None), Some(two));
+        assert_eq!(choose(&[one, three], Some(three)), Some(three));
+        assert_eq!(choose(&[two, one], Some(three)), Some(one));
+        assert_eq!(choose(&[], Some(three)), None);
+    }
+
     #[tokio::test]
     async fn localhost_is_the_ipv4_loopback() {
         let permits = Arc::new(Semaphore::new(1));
-        let found = lookup(&Name::from("localhost"), permits).await.unwrap();
+        let found = lookup(&Name::from("localhost"), None, permits)
+            .await
+            .unwrap();
         assert_eq!(found, IpAddr::from([127, 0, 0, 1]));
     }
 
     #[tokio::test]
     async fn a_name_that_cannot_exist_is_an_error() {
         let permits = Arc::new(Semaphore::new(1));
-        let found = lookup(&Name::from("no-such-host.invalid"), permits).await;
+        let found = lookup(&Name::from("no-such-host.invalid"), None, permits).await;
         assert!(found.is_err());
     }
 }

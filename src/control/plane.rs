@@ -318,8 +318,9 @@ impl Plane {
         while let Some(name) = self.discovery.start_due(now) {
             let answer = self.answer.clone();
             let permits = Arc::clone(&self.lookups);
+            let current = self.discovery.address(&name);
             self.spawn(Errand::Lookup(Arc::clone(&name)), async move {
-                let found = discovery::lookup(&name, permits).await;
+                let found = discovery::lookup(&name, current, permits).await;
                 if let Err(error) = &found {
                     debug!(%name, %error, "lookup failed");
                 }
