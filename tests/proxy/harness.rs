@@ -327,8 +327,9 @@ fn a_dropped_process_is_gone_with_its_children() {
     let dir = tempfile::tempdir().unwrap();
     let script = "sleep 1000 & sleep 1000 & echo started; wait";
     let process = Process::start(&words(&["sh", "-c", script]), &[], dir.path());
-    wait_until(PATIENCE, "its children", || process.tree().len() == 3);
-    assert_eq!(process.stdout(), "started\n");
+    wait_until(PATIENCE, "its children and its word", || {
+        process.tree().len() == 3 && process.stdout() == "started\n"
+    });
     let tree = process.tree();
     drop(process);
     wait_until(PATIENCE, "the end of the whole tree", || {
