@@ -56,7 +56,7 @@ metrics! {
         "Always 1; the version of the running program.";
 
     LISTENER_CONNECTIONS: Kind::Counter, "evergate_listener_connections_total", ["listener"],
-        "Client connections accepted.";
+        "Client connections admitted; those refused at the door (access list, limits) count as rejected only.";
     LISTENER_ACTIVE: Kind::Gauge, "evergate_listener_connections_active", ["listener"],
         "Client connections open now.";
     LISTENER_REJECTED: Kind::Counter,

@@ -147,6 +147,7 @@ impl Journey<'_> {
                     match self.attempt(*attempt).await {
                         Ok(connected) => {
                             self.record_hold(&waiting);
+                            waiting.serve(|| self.has_free_place());
                             pass_on(turn.filter(|_| waiting.was_held()));
                             return Ok(connected);
                         }
@@ -216,6 +217,12 @@ impl Journey<'_> {
             ),
             max_attempts,
         })))
+    }
+
+    fn has_free_place(&self) -> bool {
+        let table = self.shared.table.load();
+        let cluster = table.clusters.get(&self.cluster);
+        cluster.is_some_and(|cluster| cluster.has_free_place())
     }
 
     /// The PROXY header for a backend that wants one.

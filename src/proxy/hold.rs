@@ -82,13 +82,25 @@ impl<'a> Waiting<'a> {
         wait(&mut self.hold, room, limit, self.client).await
     }
 
-    /// Whoever leaves the line, served or not, lets the next one try: there may be
-    /// more places than one, or a turn that the leaver did not use.
+    /// Whoever leaves the line unserved lets the next one try: the leaver may have had a
+    /// turn that it did not use.
     fn leave_queue(&mut self) {
         if let Some(wait) = self.queue.take() {
             let room = Arc::clone(&wait.room);
             drop(wait);
             room.release_one();
+        }
+    }
+
+    /// This session was served. The next in line tries only when `more` places are free: a
+    /// turn that comes to nothing would let those behind it pass for a moment.
+    pub fn serve(&mut self, more: impl FnOnce() -> bool) {
+        if let Some(wait) = self.queue.take() {
+            let room = Arc::clone(&wait.room);
+            drop(wait);
+            if more() {
+                room.release_one();
+            }
         }
     }
 

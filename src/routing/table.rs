@@ -183,6 +183,17 @@ impl ClusterTable {
         capacities.len() - needed
     }
 
+    /// Whether a backend that new sessions go to now has a free place.
+    pub fn has_free_place(&self) -> bool {
+        let is_free = |place: &Place| {
+            let max = place.max_connections;
+            max.is_none_or(|max| place.handle.active() < max.get())
+        };
+        // Higher tiers are spares, not overflow.
+        let groups = self.tiers.first().map_or(&[][..], |tier| &tier.groups);
+        groups.iter().flat_map(|group| &group.places).any(is_free)
+    }
+
     fn places(&self) -> impl Iterator<Item = &Place> {
         self.tiers
             .iter()

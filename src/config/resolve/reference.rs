@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 
 use crate::config::ClusterConfig;
 use crate::config::HashKey;
+use crate::config::Host;
 use crate::config::Policy;
 use crate::config::resolve::Placed;
 use crate::config::resolve::listener::Read;
@@ -28,6 +32,10 @@ pub(super) fn check(
         .iter()
         .map(|cluster| (&*cluster.value.name, &cluster.value))
         .collect();
+    let addresses: HashMap<&str, HashSet<SocketAddr>> = clusters
+        .iter()
+        .map(|cluster| (&*cluster.value.name, addresses(&cluster.value)))
+        .collect();
     let mut used = HashSet::new();
     for listener in listeners {
         for (name, at) in &listener.value.names {
@@ -40,6 +48,7 @@ pub(super) fn check(
             }
             if let Some(cluster) = by_name.get(&**name) {
                 check_sni_key(sources, cluster, listener, *at);
+                check_loop(sources, &addresses[&**name], listener, *at);
             }
         }
     }
@@ -69,6 +78,41 @@ fn check_sni_key(sources: &mut Sources, cluster: &ClusterConfig, listener: &Plac
             cluster.name
         );
         let help = "add `tls` or `routes` to the listener, or hash `client_ip`";
+        sources.error(at, Wrong::new(message, help));
+    }
+}
+
+/// The backends that are written as addresses.
+fn addresses(cluster: &ClusterConfig) -> HashSet<SocketAddr> {
+    let backends = cluster.backends.iter();
+    let addresses = backends.filter_map(|backend| match &backend.host {
+        Host::Ip(ip) => Some(SocketAddr::new(*ip, backend.port.get())),
+        Host::Name(name) if &**name == "localhost" => {
+            Some((Ipv4Addr::LOCALHOST, backend.port.get()).into())
+        }
+        Host::Name(_) => None,
+    });
+    addresses.collect()
+}
+
+/// A session to a backend that is its own listener would come back for ever.
+fn check_loop(
+    sources: &mut Sources,
+    backends: &HashSet<SocketAddr>,
+    listener: &Placed<Read>,
+    at: At,
+) {
+    let bind = listener.value.config.bind;
+    let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let own: &[IpAddr] = if bind.ip().is_unspecified() {
+        &loopback
+    } else {
+        &[bind.ip()]
+    };
+    let mut own = own.iter().map(|ip| SocketAddr::new(*ip, bind.port()));
+    if let Some(itself) = own.find(|address| backends.contains(address)) {
+        let message = format!("the backend `{itself}` of this cluster is this listener itself");
+        let help = "every session would come back here until nothing is left; name the server";
         sources.error(at, Wrong::new(message, help));
     }
 }
