@@ -233,6 +233,9 @@ pub(super) fn name_text(text: &str) -> Result<(), &'static str> {
     if text.len() > MAX_NAME_BYTES {
         return Err("it is longer than 128 bytes");
     }
+    if matches!(text, "." | "..") {
+        return Err("it means a directory in paths");
+    }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-:[]".contains(c);
     if text.chars().all(allowed) {
         Ok(())

@@ -148,6 +148,10 @@ fn read_exec(sources: &mut Sources, check: &mut Reader<'_>) -> CheckKind {
         sources.error(check.place("kind"), Wrong::new(message, help));
     }
     let command = check.texts(sources, "command");
+    if command.iter().any(|word| word.contains('\0')) {
+        let wrong = Wrong::new("a command cannot contain NUL", "take it out");
+        sources.error(check.place("command"), wrong);
+    }
     CheckKind::Exec { command }
 }
 
