@@ -42,6 +42,7 @@ use self::files::Files;
 pub use self::material::TlsMaterial;
 pub use self::stream::BackendTls;
 pub use self::stream::ClientTls;
+pub use self::stream::Tls;
 
 /// A certificate may carry hundreds of names, and the error text quotes them.
 const MAX_ERROR_CHARS: usize = 300;
@@ -117,7 +118,7 @@ impl TlsAcceptor {
         tokio_rustls::TlsAcceptor::from(Arc::clone(&self.server))
             .accept(client)
             .await
-            .map(ClientTls)
+            .map(Tls)
             .map_err(printable)
     }
 
@@ -198,7 +199,7 @@ impl TlsConnector {
         tokio_rustls::TlsConnector::from(Arc::clone(&self.client))
             .connect(name, stream)
             .await
-            .map(BackendTls)
+            .map(Tls)
             .map_err(printable)
     }
 

@@ -14,13 +14,15 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-/// TLS with a client; reads and writes plain bytes.
+/// TLS with one peer; reads and writes plain bytes.
 #[derive(Debug)]
-pub struct ClientTls(pub(super) tokio_rustls::server::TlsStream<TcpStream>);
+pub struct Tls<S>(pub(super) S);
 
-/// TLS with a backend; reads and writes plain bytes.
-#[derive(Debug)]
-pub struct BackendTls(pub(super) tokio_rustls::client::TlsStream<TcpStream>);
+/// TLS with a client.
+pub type ClientTls = Tls<tokio_rustls::server::TlsStream<TcpStream>>;
+
+/// TLS with a backend.
+pub type BackendTls = Tls<tokio_rustls::client::TlsStream<TcpStream>>;
 
 impl ClientTls {
     /// The server name the client asked for, lower case.
@@ -51,7 +53,7 @@ impl BackendTls {
     }
 }
 
-impl AsyncRead for ClientTls {
+impl<S: AsyncRead + Unpin> AsyncRead for Tls<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -61,35 +63,7 @@ impl AsyncRead for ClientTls {
     }
 }
 
-impl AsyncWrite for ClientTls {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-    }
-}
-
-impl AsyncRead for BackendTls {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for BackendTls {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tls<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
