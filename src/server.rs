@@ -166,15 +166,9 @@ impl Server {
             reporter,
             Arc::clone(&metrics),
         )?;
-        let bound = proxy.bind(&config).map_err(ApplyError::Bind)?;
         let control = control::start(table.clone(), reports, Arc::clone(&metrics))?;
         let config = Arc::new(config);
-        let desired = Desired {
-            config: Arc::clone(&config),
-            tls: tls.clone(),
-        };
-        control.apply(desired).await?;
-        proxy.commit(bound, &config);
+        put_in_force(&mut proxy, &control, &config, &tls).await?;
         metrics.record_first_load();
 
         let mut server = Self {
@@ -251,13 +245,7 @@ impl Server {
         let Prepared { loaded, tls } = prepared??;
         loaded.warnings.iter().for_each(log_problem);
         let config = Arc::new(fit_descriptors(loaded.config, &loaded.effective));
-        let bound = self.proxy.bind(&config).map_err(ApplyError::Bind)?;
-        let desired = Desired {
-            config: Arc::clone(&config),
-            tls: tls.clone(),
-        };
-        self.control.apply(desired).await?;
-        self.proxy.commit(bound, &config);
+        put_in_force(&mut self.proxy, &self.control, &config, &tls).await?;
 
         let mut summary = format!(
             "configuration in force: {} clusters, {} listeners",
@@ -322,6 +310,24 @@ impl Server {
         }
         self.proxy.stop();
     }
+}
+
+/// Binds what is new, publishes the table, starts and stops listeners: in this order, so
+/// that a failure has changed nothing and nobody accepts for a table that is not there.
+async fn put_in_force(
+    proxy: &mut Proxy,
+    control: &ControlHandle,
+    config: &Arc<Config>,
+    tls: &TlsMaterial,
+) -> Result<(), ApplyError> {
+    let bound = proxy.bind(config).map_err(ApplyError::Bind)?;
+    let desired = Desired {
+        config: Arc::clone(config),
+        tls: tls.clone(),
+    };
+    control.apply(desired).await?;
+    proxy.commit(bound, config);
+    Ok(())
 }
 
 async fn ask_reload(requests: mpsc::Sender<ReloadRequest>) -> Result<String, String> {
