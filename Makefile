@@ -1,9 +1,10 @@
 # `make test` is the whole gate; `make check` is the quick look between edits.
 
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := config proxy_header client_hello
+SEEDS ?= 100000
+FUZZ_TARGETS := config proxy_header client_hello postgres mysql redis
 
-.PHONY: test check tools fmt clippy doc bench fuzz
+.PHONY: test check tools fmt clippy doc bench bench-failover bench-house fuzz simulate
 
 test: tools fmt clippy
 	cargo test --locked --no-fail-fast
@@ -27,6 +28,21 @@ doc:
 
 bench: tools
 	cargo bench --locked --bench l4
+
+# What failovers cost clients, beside HAProxy and PgBouncer: 40 minutes, or 6 with BENCH_RUNS=3.
+bench-failover: tools
+	cargo bench --locked --bench failover
+
+# Checks, reloads, latency under a storm and scrapes, failovers under loss: about ten minutes.
+bench-house: tools
+	cargo bench --locked --bench house
+
+# Seeded worlds around the control plane, more of them than `make test` runs. Optimized: a
+# few times faster. SEED=17 runs one and prints what it did.
+simulate:
+	EVERGATE_SEEDS=$(SEEDS) $(if $(SEED),EVERGATE_SEED=$(SEED)) \
+		CARGO_PROFILE_TEST_OPT_LEVEL=2 \
+		cargo test --locked --lib simulation:: -- --nocapture
 
 # Discoveries stay in fuzz/target; add an input to fuzz/corpus by hand when it is worth keeping.
 fuzz:

@@ -19,6 +19,7 @@ use evergate::cluster::BackendId;
 use evergate::cluster::Cause;
 use evergate::cluster::Health;
 use evergate::cluster::Name;
+use evergate::cluster::Role;
 use evergate::config::BackendConfig;
 use evergate::config::BalanceConfig;
 use evergate::config::CheckKind;
@@ -31,16 +32,19 @@ use evergate::config::HashConfig;
 use evergate::config::HashKey;
 use evergate::config::HealthCheckConfig;
 use evergate::config::Host;
+use evergate::config::Intent;
 use evergate::config::OnDead;
 use evergate::config::Panic;
 use evergate::config::Policy;
 use evergate::config::Protocol;
+use evergate::config::SessionPolicy;
 use evergate::config::WaitLimit;
 use evergate::routing::BackendEntry;
 use evergate::routing::BackendHandle;
 use evergate::routing::ClusterHandle;
 use evergate::routing::ClusterTable;
 use evergate::routing::KeySource;
+use evergate::routing::LoginKeys;
 use evergate::routing::PickRequest;
 use evergate::routing::RoutingTable;
 use evergate::routing::SharedTable;
@@ -51,7 +55,6 @@ const SIZES: [u16; 3] = [3, 100, 10_000];
 fn policies() -> Vec<(&'static str, Policy)> {
     let hashed = |algorithm, bounded_load| {
         Policy::ConsistentHash(HashConfig {
-            key: HashKey::ClientIpPort,
             algorithm,
             bounded_load,
         })
@@ -87,11 +90,19 @@ fn config(policy: Policy) -> Arc<ClusterConfig> {
             port: None,
             max_damping: Duration::ZERO,
         },
-        balance: BalanceConfig { policy },
+        balance: BalanceConfig {
+            policy,
+            key: HashKey::ClientIpPort,
+        },
         failover: FailoverConfig {
             hold: wait,
             queue: wait,
             on_dead: OnDead::Sever,
+            on_demoted: SessionPolicy::Keep,
+            on_fenced: SessionPolicy::Sever,
+            on_lagging: SessionPolicy::Keep,
+            authority: None,
+            hooks: Vec::new(),
             panic: Panic::Fail,
             slow_start: 30 * SECOND,
             drain_timeout: SECOND,
@@ -99,6 +110,7 @@ fn config(policy: Policy) -> Arc<ClusterConfig> {
         connect: ConnectConfig {
             timeout: SECOND,
             attempts: NonZeroU32::MIN,
+            source: [].into(),
         },
         tls: None,
         send_proxy_protocol: false,
@@ -127,6 +139,9 @@ fn backends(count: u16) -> Vec<BackendEntry> {
             health: Health::Up,
             admin: AdminState::Ready,
             cause: Cause::CheckPassed,
+            role: Role::Unknown,
+            role_cause: Cause::Started,
+            over: Vec::new(),
             since: now,
             since_epoch: 0.0,
             warming_since: None,
@@ -137,7 +152,7 @@ fn backends(count: u16) -> Vec<BackendEntry> {
 
 fn table(policy: Policy, backends: Vec<BackendEntry>) -> ClusterTable {
     let handle = Arc::new(ClusterHandle::new("orders".into()));
-    ClusterTable::new(config(policy), handle, backends, None, None)
+    ClusterTable::new(config(policy), handle, backends, None, None, &[])
 }
 
 fn pick(criterion: &mut Criterion) {
@@ -151,7 +166,12 @@ fn pick(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     let client = SocketAddr::from((random.u32(..).to_be_bytes(), 1));
                     let request = PickRequest {
-                        source: KeySource { client, sni: None },
+                        intent: Intent::ANY,
+                        source: KeySource {
+                            client,
+                            sni: None,
+                            login: LoginKeys::default(),
+                        },
                         tried: &[],
                         now,
                     };

@@ -35,6 +35,51 @@ impl Health {
     }
 }
 
+/// What a backend is to its cluster: discovered, never typed by the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Nobody knows: not asked yet, not healthy, or its protocol has no roles.
+    Unknown,
+    /// The one backend that may be written to.
+    Primary,
+    Replica,
+    /// It claims to be primary but may not be written to.
+    Fenced,
+}
+
+impl Role {
+    pub const ALL: [Self; 4] = [Self::Unknown, Self::Primary, Self::Replica, Self::Fenced];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Fenced => "fenced",
+        }
+    }
+}
+
+/// Which role a listener's sessions need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WantedRole {
+    Any,
+    Primary,
+    Replica,
+}
+
+impl WantedRole {
+    pub const ALL: [Self; 3] = [Self::Any, Self::Primary, Self::Replica];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+}
+
 /// What the operator wants of a backend, independent of its health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AdminState {
@@ -167,6 +212,36 @@ causes! {
     EarlyClose => "early_close",
     /// The health check's command failed.
     CommandFailed => "command_failed",
+    /// It is not ready yet: starting up or loading (SQLSTATE 57P03, LOADING).
+    StartingUp => "starting_up",
+    /// It is shutting down (SQLSTATE 57P01, 57P02; MySQL 1053).
+    ShuttingDown => "shutting_down",
+    /// It refuses the health check's user or password.
+    LoginFailed => "login_failed",
+    /// It has no connection left for a health check (SQLSTATE 53300, MySQL 1040).
+    TooManyConnections => "too_many_connections",
+    /// It refuses writes (SQLSTATE 25006, MySQL 1290 and 1836, READONLY).
+    ReadOnly => "read_only",
+    /// A replica that has lost its primary and says so (MASTERDOWN).
+    LostPrimary => "lost_primary",
+    /// Its timeline is lower than the highest ever seen in the cluster.
+    StaleTimeline => "stale_timeline",
+    /// It holds another database than the rest of the cluster.
+    ForeignSystem => "foreign_system",
+    /// Its history lacks writes that the cluster's primary had, or has others.
+    Diverged => "diverged",
+    /// The authority (Patroni, Sentinel) names another primary.
+    NotLeader => "not_leader",
+    /// The primary before it has not been seen to step down yet.
+    AwaitingYield => "awaiting_yield",
+    /// Several backends claim to be primary and nothing decides between them.
+    SplitBrain => "split_brain",
+    /// It says that it is primary, and nothing speaks against it.
+    ClaimsPrimary => "claims_primary",
+    /// It says that it follows a primary.
+    ClaimsReplica => "claims_replica",
+    /// Its replication lag is over the listener's `max_lag`.
+    Lagging => "lagging",
     /// An operator asked for it.
     AdminCommand => "admin_command",
     /// A reload of the configuration changed it.
@@ -183,6 +258,10 @@ causes! {
     BadProxyHeader => "bad_proxy_header",
     /// The bytes are not the protocol that the listener speaks.
     BadProtocol => "bad_protocol",
+    /// The connection only brought a CancelRequest, which went to its session's backend.
+    CancelForwarded => "cancel_forwarded",
+    /// A CancelRequest whose key no session has, or from an address that has guessed too often.
+    CancelUnknown => "cancel_unknown",
     /// The access list denies this client.
     Denied => "denied",
     /// No route matches the requested server name.
@@ -201,6 +280,12 @@ causes! {
     QueueFull => "queue_full",
     /// The session's backend is dead (`on_dead: sever`).
     BackendDead => "backend_dead",
+    /// The session's backend is no longer primary, and the session needs one.
+    BackendDemoted => "backend_demoted",
+    /// The session's backend may not be written to any more.
+    BackendFenced => "backend_fenced",
+    /// The session's backend is too far behind (`on_lagging`).
+    BackendLagging => "backend_lagging",
     /// The drain deadline of the session's backend has passed.
     BackendDrained => "backend_drained",
     /// The session's backend was removed and its drain deadline has passed.

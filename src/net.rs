@@ -1,6 +1,7 @@
 //! Sockets and process limits, shared by both planes.
 
 use std::io;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -13,10 +14,13 @@ use rustix::process::Resource;
 use rustix::process::Rlimit;
 use socket2::Domain;
 use socket2::Protocol;
+use socket2::SockFilter;
 use socket2::SockRef;
 use socket2::Socket;
 use socket2::TcpKeepalive;
 use socket2::Type;
+use tokio::net::TcpSocket;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::cluster::Cause;
@@ -83,6 +87,72 @@ fn listen_with(address: SocketAddr, backlog: u32, sharing: Sharing) -> io::Resul
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
+}
+
+/// Connects, with TCP_NODELAY, from one of `sources`; the system chooses when none of them is of
+/// the peer's family. Each source has local ports of its own: when one has none left, the next
+/// is tried.
+///
+/// # Errors
+/// As connect(2); the last source's error when no source has a port, or none is ours.
+pub async fn connect(address: SocketAddr, sources: &[IpAddr]) -> io::Result<TcpStream> {
+    let same_family = |source: &&IpAddr| source.is_ipv4() == address.is_ipv4();
+    let usable = || sources.iter().filter(same_family);
+    let count = usable().count();
+    if count == 0 {
+        return connect_from(None, address).await;
+    }
+    // Not in turns: with as many backends in turn, each would see one source only.
+    let first = fastrand::usize(..count);
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for source in usable().cycle().skip(first).take(count) {
+        match connect_from(Some(*source), address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => last = error,
+            result => return result,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_from(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_nodelay(true)?;
+    if let Some(source) = source {
+        let bound = socket.bind(SocketAddr::new(source, 0));
+        // For our callers, too, to have no port left is a shortage and not somebody's fault.
+        bound.map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Errno::ADDRNOTAVAIL.into(),
+            _ => error,
+        })?;
+    }
+    socket.connect(address).await
+}
+
+/// Drops every SYN that arrives at a listening socket from now on. Handshakes under way may
+/// finish, so that its accept queue can be emptied for good. Clients whose SYN is dropped
+/// send it again a second later (RFC 6298) and find who listens then.
+///
+/// # Errors
+/// As setsockopt(2) for `SO_ATTACH_FILTER`.
+pub fn ignore_new_handshakes(listener: &impl AsFd) -> io::Result<()> {
+    // Classic BPF, see linux/filter.h; the packet starts with its TCP header (RFC 9293, 3.1).
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_ANY_BIT: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN: u32 = 0x02;
+    const DROP: u32 = 0;
+    const KEEP_WHOLE: u32 = u32::MAX;
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_OFFSET),
+        SockFilter::new(JUMP_IF_ANY_BIT, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, DROP),
+        SockFilter::new(RETURN, 0, 0, KEEP_WHOLE),
+    ])
 }
 
 /// Sets keepalive and user timeout. On a listening socket, accepted sockets inherit them.
@@ -190,7 +260,7 @@ pub fn raise_open_files_limit() -> u64 {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::net::TcpStream;
+    use std::net::TcpStream as StdTcpStream;
     use std::time::Instant;
 
     #[test]
@@ -205,7 +275,7 @@ mod tests {
         };
         set_keepalive(&listener, keepalive).unwrap();
 
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
 
         assert!(accepted.nodelay().unwrap());
@@ -222,7 +292,7 @@ mod tests {
     fn a_peer_that_closed_after_sending_is_gone() {
         let listener = listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
         listener.set_nonblocking(false).unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         client.write_all(b"x").unwrap();
         assert!(!peer_is_gone(&accepted));

@@ -19,7 +19,8 @@ pub const MAX_PENDING_REPORTS: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
     pub backend: BackendId,
-    /// `ConnectRefused`, `ConnectTimeout`, `Unreachable`, `TlsFailed`, `Reset` or `EarlyClose`.
+    /// `ConnectRefused`, `ConnectTimeout`, `Unreachable`, `TlsFailed`, `Reset` or `EarlyClose`;
+    /// in the backend's own words `StartingUp`, `ShuttingDown`, `TooManyConnections` or `ReadOnly`.
     pub cause: Cause,
 }
 
@@ -48,6 +49,7 @@ pub struct SessionView {
     pub listener: Name,
     pub cluster: Option<Name>,
     pub backend: Option<Name>,
+    pub backend_id: Option<BackendId>,
     pub client: SocketAddr,
     pub phase: Phase,
     pub age_seconds: f64,

@@ -24,6 +24,8 @@ use crate::control;
 use crate::control::CommandError;
 use crate::control::ControlHandle;
 use crate::control::Desired;
+use crate::control::StateDir;
+use crate::control::StateError;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::net;
@@ -63,10 +65,15 @@ pub enum Source {
 pub enum ApplyError {
     #[error(transparent)]
     Config(#[from] Diagnostics),
-    #[error("{}", lines(.0))]
-    Tls(Vec<TlsError>),
+    #[error("{problems}")]
+    Tls {
+        problems: Diagnostics,
+        files: Vec<PathBuf>,
+    },
     #[error("{}", lines(.0))]
     Bind(Vec<BindError>),
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error(transparent)]
     Control(#[from] CommandError),
     #[error(transparent)]
@@ -111,8 +118,8 @@ impl ApplyError {
                 let places = problems.0.iter().map(|problem| &problem.place);
                 places.map(|place| place.file.clone()).collect()
             }
-            Self::Tls(errors) => errors.iter().filter_map(TlsError::path).collect(),
-            Self::Bind(_) | Self::Control(_) | Self::Io(_) => Vec::new(),
+            Self::Tls { files, .. } => files.clone(),
+            Self::Bind(_) | Self::State(_) | Self::Control(_) | Self::Io(_) => Vec::new(),
         }
     }
 }
@@ -135,7 +142,8 @@ impl Source {
             Self::File(path) => config::load(path)?,
             Self::Text { name, text } => config::load_text(name, text)?,
         };
-        let tls = TlsMaterial::reload(&loaded.config, previous).map_err(ApplyError::Tls)?;
+        let tls = TlsMaterial::reload(&loaded.config, previous)
+            .map_err(|errors| tls_problems(self.path(), &loaded, &errors))?;
         Ok(Prepared { loaded, tls })
     }
 }
@@ -166,7 +174,9 @@ impl Server {
             reporter,
             Arc::clone(&metrics),
         )?;
-        let control = control::start(table.clone(), reports, Arc::clone(&metrics))?;
+        let state_dir = config.state_dir.as_deref().map(StateDir::open);
+        let state_dir = state_dir.transpose()?;
+        let control = control::start(table.clone(), reports, Arc::clone(&metrics), state_dir)?;
         let config = Arc::new(config);
         put_in_force(&mut proxy, &control, &config, &tls).await?;
         metrics.record_first_load();
@@ -211,6 +221,11 @@ impl Server {
                 Box::pin(async move { views() })
             }),
             set_admin_state: admin::admin_state_commands(self.control.clone()),
+            appoint: admin::appoint_commands(self.control.clone()),
+            incidents: {
+                let control = self.control.clone();
+                Arc::new(move |limit| control.incidents(limit))
+            },
             reload: Arc::new(move || Box::pin(ask_reload(requests.clone()))),
         };
         let stop = self.admin_stop.clone();
@@ -293,6 +308,11 @@ impl Server {
         self.control.set_admin_state(cluster, backend, state).await
     }
 
+    /// Readiness goes false for good; nothing else changes.
+    pub fn announce_shutdown(&self) {
+        self.stage.set(Stage::Draining);
+    }
+
     /// Readiness goes false, listeners close, sessions may finish for `timeout`, the
     /// rest is severed. Returns how many that were.
     pub async fn drain(&mut self, timeout: Duration) -> usize {
@@ -312,6 +332,19 @@ impl Server {
     }
 }
 
+/// What is wrong with certificates and keys, each at the key that names the file.
+fn tls_problems(source: &Path, loaded: &Loaded, errors: &[TlsError]) -> ApplyError {
+    let files: Vec<PathBuf> = errors.iter().filter_map(TlsError::path).collect();
+    let problems = errors.iter().map(|error| {
+        let path = error.path().unwrap_or_else(|| source.to_owned());
+        loaded.problem_with(&path, error.to_string())
+    });
+    ApplyError::Tls {
+        problems: Diagnostics(problems.collect()),
+        files,
+    }
+}
+
 /// Binds what is new, publishes the table, starts and stops listeners: in this order, so
 /// that a failure has changed nothing and nobody accepts for a table that is not there.
 async fn put_in_force(
@@ -320,6 +353,7 @@ async fn put_in_force(
     config: &Arc<Config>,
     tls: &TlsMaterial,
 ) -> Result<(), ApplyError> {
+    proxy.make_way(config).await;
     let bound = proxy.bind(config).map_err(ApplyError::Bind)?;
     let desired = Desired {
         config: Arc::clone(config),
@@ -384,6 +418,9 @@ fn fixed_at_start(old: &Config, new: &Config) -> Vec<&'static str> {
     if old.log.format != new.log.format {
         fixed.push("log.format");
     }
+    if old.state_dir != new.state_dir {
+        fixed.push("state_dir");
+    }
     fixed
 }
 
@@ -394,9 +431,9 @@ fn log_causes(error: &ApplyError) -> usize {
             problems.0.iter().for_each(log_problem);
             problems.errors()
         }
-        ApplyError::Tls(errors) => {
-            errors.iter().for_each(|error| tracing::error!("{error}"));
-            errors.len()
+        ApplyError::Tls { problems, .. } => {
+            problems.0.iter().for_each(log_problem);
+            problems.errors()
         }
         ApplyError::Bind(errors) => {
             for BindError {
@@ -409,7 +446,7 @@ fn log_causes(error: &ApplyError) -> usize {
             }
             errors.len()
         }
-        ApplyError::Control(_) | ApplyError::Io(_) => {
+        ApplyError::State(_) | ApplyError::Control(_) | ApplyError::Io(_) => {
             tracing::error!("{error}");
             1
         }

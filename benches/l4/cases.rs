@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::load;
 use crate::peers::Cost;
+use crate::shared::echo_backend;
 use crate::support::postgres::Postgres;
 use crate::support::postgres::pgbench;
 use crate::support::postgres::pgbench_tables;
@@ -49,7 +50,7 @@ pub fn all() -> Vec<Case> {
         splice: true,
         ..case(name, || Backend::Thread(load::bulk_backend()), load)
     };
-    let echo = || Backend::Thread(load::echo_backend());
+    let echo = || Backend::Thread(echo_backend());
     vec![
         case("100 B round trip, 50 clients, us", echo, |proxy| {
             load::ping_pong(proxy, 50, 100_000)

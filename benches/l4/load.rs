@@ -11,42 +11,10 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 
+use crate::shared::runtime;
+
 const MESSAGE_BYTES: usize = 100;
 const CHUNK_BYTES: usize = 256 * 1024;
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-/// Answers every message with its own bytes, for ever.
-pub fn echo_backend() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    listener.set_nonblocking(true).unwrap();
-    thread::spawn(move || {
-        runtime().block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(echo(stream));
-            }
-        });
-    });
-    address
-}
-
-async fn echo(mut stream: tokio::net::TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let mut buffer = [0; 4096];
-    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-        if stream.write_all(&buffer[..read]).await.is_err() {
-            return;
-        }
-    }
-}
 
 /// Sends bytes for as long as the client reads them.
 pub fn bulk_backend() -> SocketAddr {

@@ -12,20 +12,25 @@
 mod cases;
 mod load;
 mod peers;
+#[path = "../shared/mod.rs"]
+mod shared;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 use cases::Case;
 use peers::Peer;
+use shared::median;
+use shared::number_from_env;
+use shared::pin_this_process;
 
 fn main() {
     // `cargo bench` passes `--bench`; `cargo test --benches` does not, and wants no minutes.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let rounds = std::env::var("BENCH_ROUNDS").map_or(5, |text| text.parse().unwrap());
+    let rounds = number_from_env("BENCH_ROUNDS", 5);
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-    peers::pin_this_process();
+    pin_this_process();
     evergate::net::raise_open_files_limit();
 
     println!("CPU per operation, median of {rounds} rounds; ratio to the cheapest peer");
@@ -40,7 +45,7 @@ fn main() {
     }
 }
 
-fn measure(case: &Case, rounds: usize) {
+fn measure(case: &Case, rounds: u64) {
     let backend = (case.backend)();
     let peers: Vec<_> = Peer::ALL
         .iter()
@@ -68,9 +73,4 @@ fn measure(case: &Case, rounds: usize) {
         medians[2],
         medians[0] / cheapest
     );
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

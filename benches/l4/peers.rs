@@ -6,15 +6,13 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use crate::shared::PROXY_CORE;
+use crate::shared::cpu_nanoseconds;
 use crate::support::ports::free_addr;
 use crate::support::process::Process;
 use crate::support::process::installed;
-use crate::support::process::run;
 use crate::support::process::words;
 use crate::support::wait_until;
-
-const PROXY_CORE: &str = "0";
-const LOAD_CORE: &str = "1";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
@@ -38,12 +36,6 @@ pub struct Running {
     process: Process,
     address: SocketAddr,
     _dir: TempDir,
-}
-
-/// Clients and backends started from here stay on the second core.
-pub fn pin_this_process() {
-    let pid = std::process::id().to_string();
-    run(&["taskset", "-a", "-p", "-c", LOAD_CORE, &pid]);
 }
 
 impl Peer {
@@ -85,21 +77,6 @@ impl Running {
             Cost::MemoryKib => tree.iter().map(|pid| resident_kib(*pid)).sum::<u64>() as f64,
         }
     }
-}
-
-/// From the scheduler: exact, unlike the ticks of /proc/PID/stat.
-fn cpu_nanoseconds(pid: u32) -> u64 {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return 0;
-    };
-    let of_task = |path: &Path| -> Option<u64> {
-        let text = fs::read_to_string(path.join("schedstat")).ok()?;
-        text.split(' ').next()?.parse().ok()
-    };
-    tasks
-        .flatten()
-        .filter_map(|task| of_task(&task.path()))
-        .sum()
 }
 
 fn resident_kib(pid: u32) -> u64 {

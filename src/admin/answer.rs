@@ -23,6 +23,8 @@ use crate::admin::access;
 use crate::admin::access::Door;
 use crate::admin::access::Refusal;
 use crate::admin::access::Token;
+use crate::admin::explain;
+use crate::admin::incidents;
 use crate::admin::route::NoRoute;
 use crate::admin::route::Route;
 use crate::admin::route::route;
@@ -108,13 +110,30 @@ async fn perform(route: Route, sources: &Arc<Sources>) -> Answer {
         }
         Route::Clusters => ok(&view::clusters(&sources.table.load_full(), now)),
         Route::Sessions { limit } => ok(&view::sessions((sources.sessions)().await, limit)),
+        Route::Incidents { limit } => ok(&incidents::incidents(&(sources.incidents)(limit))),
+        Route::ExplainClient(client) => {
+            explained(explain::client(&sources.table.load_full(), &client, now))
+        }
+        Route::ExplainSession(id) => {
+            let sessions = (sources.sessions)().await;
+            let table = sources.table.load_full();
+            explained(explain::session(&table, &sessions, id, now))
+        }
         Route::Config => ok(&sources.config.load()),
+        Route::Appoint { cluster, backend } => appoint(sources, cluster, backend).await,
         Route::SetAdminState {
             cluster,
             backend,
             state,
         } => set_admin_state(sources, cluster, backend, state).await,
         Route::Reload => reload(sources).await,
+    }
+}
+
+fn explained(result: Result<Value, String>) -> Answer {
+    match result {
+        Ok(value) => ok(&value),
+        Err(unknown) => failed(StatusCode::NOT_FOUND, &unknown),
     }
 }
 
@@ -133,16 +152,33 @@ async fn set_admin_state(
     state: AdminState,
 ) -> Answer {
     let done = (sources.set_admin_state)(cluster.clone(), backend.clone(), state);
-    match to_the_end(done).await {
-        Some(Ok(())) => ok(&json!({
+    let done = to_the_end(done).await;
+    changed(done, || {
+        json!({
             "cluster": cluster,
             "backend": backend,
             "admin_state": state.as_str(),
-        })),
+        })
+    })
+}
+
+async fn appoint(sources: &Sources, cluster: String, backend: String) -> Answer {
+    let done = (sources.appoint)(cluster.clone(), backend.clone());
+    let done = to_the_end(done).await;
+    changed(done, || json!({ "cluster": cluster, "primary": backend }))
+}
+
+/// `None`: whoever did it has panicked.
+fn changed(done: Option<Result<(), CommandError>>, what: impl FnOnce() -> Value) -> Answer {
+    match done {
+        Some(Ok(())) => ok(&what()),
         Some(Err(error @ CommandError::Unknown(_))) => {
             failed(StatusCode::NOT_FOUND, &error.to_string())
         }
-        Some(Err(error @ CommandError::Stopped)) => {
+        Some(Err(error @ CommandError::Refused(_))) => {
+            failed(StatusCode::CONFLICT, &error.to_string())
+        }
+        Some(Err(error @ (CommandError::State(_) | CommandError::Stopped))) => {
             failed(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
         }
         None => failed(StatusCode::INTERNAL_SERVER_ERROR, "the change was aborted"),

@@ -6,6 +6,8 @@
 
 mod access;
 mod answer;
+mod explain;
+mod incidents;
 mod listen;
 mod route;
 mod scrape;
@@ -25,6 +27,7 @@ pub use listen::bind;
 use crate::cluster::AdminState;
 use crate::control::CommandError;
 use crate::control::ControlHandle;
+use crate::control::Incident;
 use crate::metrics::Metrics;
 use crate::report::SessionView;
 use crate::routing::SharedTable;
@@ -35,6 +38,10 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Sets the admin state of a backend, by cluster and backend name.
 pub type SetAdminState =
     Arc<dyn Fn(String, String, AdminState) -> BoxFuture<Result<(), CommandError>> + Send + Sync>;
+/// The operator's decision who is primary, by cluster and backend name.
+pub type Appoint = Arc<dyn Fn(String, String) -> BoxFuture<Result<(), CommandError>> + Send + Sync>;
+/// The latest incidents, the newest first; at most so many.
+pub type ListIncidents = Arc<dyn Fn(usize) -> Vec<Incident> + Send + Sync>;
 /// All live sessions of all workers.
 pub type ListSessions = Arc<dyn Fn() -> BoxFuture<Vec<SessionView>> + Send + Sync>;
 /// Reloads the files; the full text of every error when they are wrong.
@@ -52,6 +59,8 @@ pub struct Sources {
     pub config: EffectiveConfig,
     pub sessions: ListSessions,
     pub set_admin_state: SetAdminState,
+    pub appoint: Appoint,
+    pub incidents: ListIncidents,
     pub reload: Reload,
 }
 
@@ -80,6 +89,14 @@ pub fn admin_state_commands(control: ControlHandle) -> SetAdminState {
     Arc::new(move |cluster, backend, state| {
         let control = control.clone();
         Box::pin(async move { control.set_admin_state(&cluster, &backend, state).await })
+    })
+}
+
+/// The control plane's other command as a source.
+pub fn appoint_commands(control: ControlHandle) -> Appoint {
+    Arc::new(move |cluster, backend| {
+        let control = control.clone();
+        Box::pin(async move { control.appoint(&cluster, &backend).await })
     })
 }
 

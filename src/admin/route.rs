@@ -2,13 +2,19 @@
 
 use hyper::Method;
 
+use crate::admin::explain;
+use crate::admin::explain::Client;
 use crate::cluster::AdminState;
+use crate::control::MAX_INCIDENTS;
 
 /// Sessions listed when the request does not say how many: one screen of `jq`
 /// is enough, a hundred thousand sessions are not.
 pub const DEFAULT_SESSION_LIMIT: usize = 1000;
 /// Most sessions in one answer, to bound its memory.
 pub const MAX_SESSION_LIMIT: usize = 10_000;
+
+/// Incidents listed when the request does not say how many: one screen.
+pub const DEFAULT_INCIDENT_LIMIT: usize = 20;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +28,16 @@ pub enum Route {
     Sessions {
         limit: usize,
     },
+    Incidents {
+        limit: usize,
+    },
+    ExplainClient(Client),
+    ExplainSession(u64),
     Config,
+    Appoint {
+        cluster: String,
+        backend: String,
+    },
     SetAdminState {
         cluster: String,
         backend: String,
@@ -33,7 +48,10 @@ pub enum Route {
 
 impl Route {
     pub fn changes_something(&self) -> bool {
-        matches!(self, Self::SetAdminState { .. } | Self::Reload)
+        matches!(
+            self,
+            Self::SetAdminState { .. } | Self::Appoint { .. } | Self::Reload
+        )
     }
 }
 
@@ -72,13 +90,17 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, NoRoute> {
         "/api/v1/sessions" => Route::Sessions {
             limit: session_limit(query)?,
         },
+        "/api/v1/incidents" => Route::Incidents {
+            limit: incident_limit(query)?,
+        },
+        "/api/v1/explain" => question(query)?,
         "/api/v1/config" => Route::Config,
         "/api/v1/reload" => Route::Reload,
-        _ => return set_admin_state(path),
+        _ => return change(path),
     })
 }
 
-fn set_admin_state(path: &str) -> Result<Route, NoRoute> {
+fn change(path: &str) -> Result<Route, NoRoute> {
     let parts: Vec<&str> = path.split('/').collect();
     let [
         "",
@@ -93,6 +115,12 @@ fn set_admin_state(path: &str) -> Result<Route, NoRoute> {
     else {
         return Err(NoRoute::NotFound);
     };
+    if verb == "switchover" {
+        return Ok(Route::Appoint {
+            cluster: decode(cluster)?,
+            backend: decode(backend)?,
+        });
+    }
     let state = AdminState::ALL
         .into_iter()
         .find(|state| state.as_str() == verb);
@@ -103,9 +131,54 @@ fn set_admin_state(path: &str) -> Result<Route, NoRoute> {
     })
 }
 
-fn session_limit(query: Option<&str>) -> Result<usize, NoRoute> {
+/// What `explain` is asked: a session's number, or all that is known of a client.
+fn question(query: Option<&str>) -> Result<Route, NoRoute> {
+    let value = |name| {
+        let value = parameter(query, name).filter(|value| !value.is_empty());
+        value.map(decode).transpose()
+    };
+    if let Some(session) = value("session")? {
+        let session = session.parse();
+        return session
+            .map(Route::ExplainSession)
+            .map_err(|_| NoRoute::BadRequest("session must be a number"));
+    }
+    let listener =
+        value("listener")?.ok_or(NoRoute::BadRequest("explain needs a listener or a session"))?;
+    let source = match value("source")? {
+        None => None,
+        Some(text) => Some(explain::parse_source(&text).ok_or(NoRoute::BadRequest(
+            "source must be an IP address, with or without a port",
+        ))?),
+    };
+    Ok(Route::ExplainClient(Client {
+        listener,
+        source,
+        user: value("user")?,
+        database: value("database")?,
+        sni: value("sni")?,
+    }))
+}
+
+/// The value of the first pair of this name, as it is written.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
     let pairs = query.into_iter().flat_map(|query| query.split('&'));
-    let Some(limit) = pairs.filter_map(|pair| pair.strip_prefix("limit=")).next() else {
+    let mut pairs = pairs.filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+fn incident_limit(query: Option<&str>) -> Result<usize, NoRoute> {
+    let Some(limit) = parameter(query, "limit") else {
+        return Ok(DEFAULT_INCIDENT_LIMIT);
+    };
+    match limit.parse() {
+        Ok(limit @ 1..=MAX_INCIDENTS) => Ok(limit),
+        _ => Err(NoRoute::BadRequest("limit must be a number from 1 to 256")),
+    }
+}
+
+fn session_limit(query: Option<&str>) -> Result<usize, NoRoute> {
+    let Some(limit) = parameter(query, "limit") else {
         return Ok(DEFAULT_SESSION_LIMIT);
     };
     match limit.parse() {
@@ -118,7 +191,7 @@ fn session_limit(query: Option<&str>) -> Result<usize, NoRoute> {
 
 /// Undoes percent-encoding (RFC 3986, 2.1).
 fn decode(text: &str) -> Result<String, NoRoute> {
-    const BROKEN: NoRoute = NoRoute::BadRequest("the path has a broken percent-encoding");
+    const BROKEN: NoRoute = NoRoute::BadRequest("a broken percent-encoding");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

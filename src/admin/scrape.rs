@@ -2,6 +2,7 @@
 
 use crate::cluster::AdminState;
 use crate::cluster::Health;
+use crate::cluster::Role;
 use crate::metrics::Scrape;
 use crate::metrics::names;
 use crate::routing::BackendEntry;
@@ -24,6 +25,9 @@ pub fn publish(table: &RoutingTable, scrape: &Scrape) {
         for backend in &cluster.backends {
             publish_backend(name, backend, scrape);
             publish_backend_traffic(name, backend, scrape);
+            if cluster.config.health_check.kind.tells_roles() {
+                publish_backend_role(name, backend, scrape);
+            }
         }
     }
 }
@@ -50,9 +54,22 @@ fn publish_listener(name: &str, listener: &ListenerEntry, scrape: &Scrape) {
 
 fn publish_cluster(name: &str, cluster: &ClusterTable, scrape: &Scrape) {
     let handle = &cluster.handle;
-    scrape.gauge(&names::CLUSTER_HELD, &[name], handle.hold.len() as f64);
-    scrape.gauge(&names::CLUSTER_QUEUED, &[name], handle.queue.len() as f64);
+    scrape.gauge(&names::CLUSTER_HELD, &[name], handle.held() as f64);
+    scrape.gauge(&names::CLUSTER_QUEUED, &[name], handle.queued() as f64);
+    let tally = &handle.tally;
+    for (kind, count) in [
+        ("failover", tally.failovers()),
+        ("switchover", tally.switchovers()),
+    ] {
+        scrape.counter(&names::CLUSTER_FAILOVERS, &[name, kind], count);
+    }
     scrape.gauge(&names::CLUSTER_HEADROOM, &[name], cluster.headroom() as f64);
+    if cluster.config.health_check.kind.tells_roles() {
+        let has_primary = flag(cluster.primary().is_some());
+        scrape.gauge(&names::CLUSTER_HAS_PRIMARY, &[name], has_primary);
+        let split_brain = flag(cluster.is_split_brain);
+        scrape.gauge(&names::CLUSTER_SPLIT_BRAIN, &[name], split_brain);
+    }
     let expiries = cluster.tls.iter().flat_map(|tls| tls.expiries());
     for expiry in expiries {
         let file = expiry.path.to_string_lossy();
@@ -72,6 +89,23 @@ fn publish_backend(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {
     let weight = f64::from(backend.config.weight);
     scrape.gauge(&names::BACKEND_WEIGHT, &labels, weight);
     scrape.gauge(&names::BACKEND_LAST_CHANGE, &labels, backend.since_epoch);
+}
+
+fn publish_backend_role(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {
+    let name = &*backend.config.name;
+    for role in Role::ALL {
+        let labels = [cluster, name, role.as_str()];
+        let set = flag(backend.role == role);
+        scrape.gauge(&names::BACKEND_ROLE, &labels, set);
+    }
+    let lag = backend.handle.lag();
+    if let Some(time) = lag.time() {
+        let seconds = time.as_secs_f64();
+        scrape.gauge(&names::BACKEND_LAG_SECONDS, &[cluster, name], seconds);
+    }
+    if let Some(bytes) = lag.bytes() {
+        scrape.gauge(&names::BACKEND_LAG_BYTES, &[cluster, name], bytes as f64);
+    }
 }
 
 fn publish_backend_traffic(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {

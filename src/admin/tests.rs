@@ -4,7 +4,10 @@ use super::*;
 use crate::cluster::BackendId;
 use crate::cluster::Cause;
 use crate::cluster::Health;
+use crate::cluster::Role;
 use crate::config::AdminConfig;
+use crate::config::CheckKind;
+use crate::config::DatabaseCheck;
 use crate::config::Secret;
 use crate::routing::BackendEntry;
 use crate::routing::BackendHandle;
@@ -40,6 +43,7 @@ struct Api {
 fn sources(stage: &SharedStage, commands: &Arc<Mutex<Vec<String>>>) -> Sources {
     let changes = Arc::clone(commands);
     let reloads = Arc::clone(commands);
+    let appointments = Arc::clone(commands);
     let config = EffectiveConfig::default();
     config.set(serde_json::json!({"version": 1}));
     Sources {
@@ -58,6 +62,15 @@ fn sources(stage: &SharedStage, commands: &Arc<Mutex<Vec<String>>>) -> Sources {
                 known.then_some(()).ok_or(unknown)
             })
         }),
+        appoint: Arc::new(move |cluster, backend| {
+            let line = format!("{cluster}/{backend} switchover");
+            appointments.lock().unwrap().push(line);
+            Box::pin(async move {
+                let refused = CommandError::Refused("it is not healthy".into());
+                (backend != "sick").then_some(()).ok_or(refused)
+            })
+        }),
+        incidents: Arc::new(|_| Vec::new()),
         reload: Arc::new(move || {
             let mut seen = reloads.lock().unwrap();
             seen.push("reload".to_owned());
@@ -77,6 +90,7 @@ fn session(id: u64) -> SessionView {
         listener: "front".into(),
         cluster: Some("orders".into()),
         backend: None,
+        backend_id: None,
         client: ([192, 0, 2, 1], 4711).into(),
         phase: crate::cluster::Phase::Hold,
         age_seconds: 1.5,
@@ -170,9 +184,11 @@ async fn reading_is_open_and_changing_needs_the_token_or_the_unix_socket() {
         "/api/v1/status",
         "/api/v1/clusters",
         "/api/v1/sessions",
+        "/api/v1/incidents",
+        "/api/v1/explain?session=1",
         "/api/v1/config",
     ];
-    let verbs = ["drain", "ready", "maintenance"];
+    let verbs = ["drain", "ready", "maintenance", "switchover"];
     let mut changes: Vec<String> = verbs
         .map(|verb| format!("/api/v1/clusters/orders/backends/a/{verb}"))
         .into();
@@ -341,6 +357,8 @@ async fn a_backend_shows_in_status_metrics_and_readiness() {
     assert_eq!(backend["name"], "pg1");
     assert_eq!(backend["health"], "up");
     assert_eq!(backend["cause"], "check_passed");
+    assert_eq!(backend["role"], "unknown");
+    assert!(backend["lag_bytes"].is_null());
     let (_, metrics) = get("/metrics").await;
     for sample in [
         "evergate_backend_up{cluster=\"orders\",backend=\"pg1\"} 1\n",
@@ -350,6 +368,62 @@ async fn a_backend_shows_in_status_metrics_and_readiness() {
     ] {
         assert!(metrics.contains(sample), "{sample}{metrics}");
     }
+}
+
+#[tokio::test]
+async fn roles_and_lag_show_where_the_health_check_tells_them() {
+    let mut table = table_with_one_backend();
+    let plain = samples(&table);
+    let told = change_cluster(&mut table, |cluster| {
+        let mut config = (*cluster.config).clone();
+        config.health_check.kind = CheckKind::Redis(DatabaseCheck {
+            user: None,
+            password: None,
+            database: None,
+        });
+        cluster.config = Arc::new(config);
+        cluster.is_split_brain = true;
+        cluster.backends[0].role = Role::Replica;
+        let lag = cluster.backends[0].handle.lag();
+        lag.set(Some(Duration::from_millis(1500)), Some(42));
+    });
+    let backend = &told[0]["backends"][0];
+    assert_eq!(
+        (&backend["role"], &backend["lag_bytes"]),
+        (&"replica".into(), &42.into())
+    );
+    assert_eq!(backend["lag_seconds"], 1.5);
+    assert_eq!(
+        (&told[0]["primary"], &told[0]["split_brain"]),
+        (&serde_json::Value::Null, &true.into())
+    );
+    let told = samples(&table);
+    for sample in [
+        "evergate_backend_role{cluster=\"orders\",backend=\"pg1\",role=\"replica\"} 1\n",
+        "evergate_backend_role{cluster=\"orders\",backend=\"pg1\",role=\"primary\"} 0\n",
+        "evergate_backend_replication_lag_seconds{cluster=\"orders\",backend=\"pg1\"} 1.5\n",
+        "evergate_backend_replication_lag_bytes{cluster=\"orders\",backend=\"pg1\"} 42\n",
+        "evergate_cluster_has_primary{cluster=\"orders\"} 0\n",
+        "evergate_cluster_split_brain{cluster=\"orders\"} 1\n",
+    ] {
+        assert!(told.contains(sample), "{sample}{told}");
+        let name = sample.split('{').next().unwrap();
+        assert!(!plain.contains(&format!("{name}{{")), "{name}");
+    }
+}
+
+/// Changes cluster `orders` and returns what the API shows then.
+fn change_cluster(
+    table: &mut RoutingTable,
+    change: impl FnOnce(&mut ClusterTable),
+) -> serde_json::Value {
+    let cluster = table.clusters.get_mut("orders").unwrap();
+    change(Arc::get_mut(cluster).unwrap());
+    view::clusters(table, Instant::now())
+}
+
+fn samples(table: &RoutingTable) -> String {
+    crate::metrics::Metrics::default().render(|scrape| scrape::publish(table, scrape))
 }
 
 /// Cluster `orders` with the backend `pg1`, which is up, behind the listener `front`.
@@ -369,12 +443,15 @@ fn table_with_one_backend() -> RoutingTable {
         health: Health::Up,
         admin: AdminState::Ready,
         cause: Cause::CheckPassed,
+        role: Role::Unknown,
+        role_cause: Cause::Started,
+        over: Vec::new(),
         since: Instant::now(),
         since_epoch: 1.0,
         warming_since: None,
     };
     let handle = Arc::new(ClusterHandle::new(name.clone()));
-    let cluster = ClusterTable::new(cluster, handle, vec![backend], None, None);
+    let cluster = ClusterTable::new(cluster, handle, vec![backend], None, None, &[]);
     let listener = ListenerEntry {
         config: config.listeners[0].clone(),
         handle: Arc::new(ListenerHandle::new("front".into())),
@@ -400,6 +477,72 @@ async fn errors_are_json_with_the_right_status() {
     let answer = api.unix(&head("POST", &unknown, "")).await;
     assert_eq!(status(&answer), 404);
     assert!(body(&answer)["error"].to_string().contains("did you mean"));
+}
+
+#[tokio::test]
+async fn a_switchover_that_cannot_be_is_a_conflict() {
+    let api = start(None);
+    let path = "/api/v1/clusters/orders/backends/pg1%3A5432/switchover";
+    assert_eq!(status(&api.unix(&head("POST", path, "")).await), 200);
+    assert_eq!(api.commands(), ["orders/pg1:5432 switchover"]);
+    let path = "/api/v1/clusters/orders/backends/sick/switchover";
+    let answer = api.unix(&head("POST", path, "")).await;
+    assert_eq!(status(&answer), 409);
+    assert_eq!(body(&answer)["error"], "it is not healthy");
+    assert_eq!(status(&api.get(path).await), 405);
+}
+
+#[tokio::test]
+async fn what_cannot_be_explained_says_why() {
+    let api = start(None);
+    for (query, expected, part) in [
+        ("", 400, "needs a listener or a session"),
+        ("?listener=", 400, "needs a listener or a session"),
+        ("?session=x", 400, "must be a number"),
+        ("?session=4711", 404, "no session 4711"),
+        ("?listener=front", 404, "no listener"),
+        ("?listener=front&source=db", 400, "must be an IP address"),
+        ("?listener=%zz", 400, "percent-encoding"),
+    ] {
+        let answer = api.get(&format!("/api/v1/explain{query}")).await;
+        assert_eq!(status(&answer), expected, "{query}");
+        let error = body(&answer)["error"].to_string();
+        assert!(error.contains(part), "{query}: {error}");
+    }
+    let answer = body(&api.get("/api/v1/explain?session=2").await);
+    assert_eq!(answer["session"]["phase"], "hold");
+    assert_eq!(answer["session"]["fate"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_client_s_way_is_explained() {
+    let table = table_with_one_backend();
+    let now = Instant::now();
+    let mut client = explain::Client {
+        listener: "front".to_owned(),
+        ..Default::default()
+    };
+    let told = explain::client(&table, &client, now).unwrap();
+    assert_eq!(told["outcome"]["action"], "pick");
+    assert_eq!(told["outcome"]["text"], "the client goes to pg1");
+    assert_eq!(told["backends"][0]["standing"], "picked");
+    assert_eq!(told["source_assumed"], true);
+    assert_eq!(told["route"]["text"], "the listener's cluster");
+    assert_eq!(told["intent"]["role"], "any");
+    client.listener = "fron".to_owned();
+    let error = explain::client(&table, &client, now).unwrap_err();
+    assert_eq!(error, "no listener \"fron\"; did you mean \"front\"?");
+}
+
+#[tokio::test]
+async fn incidents_are_limited() {
+    let api = start(None);
+    let answer = body(&api.get("/api/v1/incidents").await);
+    assert_eq!(answer["incidents"], serde_json::json!([]));
+    for wrong in ["0", "257", "x", ""] {
+        let answer = api.get(&format!("/api/v1/incidents?limit={wrong}")).await;
+        assert_eq!(status(&answer), 400, "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ fn has_eligible(listener: &ListenerEntry, table: &RoutingTable) -> bool {
     let mut clusters = listener.config.cluster.iter().chain(routes);
     clusters.any(|name| {
         let cluster = table.clusters.get(name);
-        cluster.is_some_and(|cluster| cluster.eligible() > 0)
+        cluster.is_some_and(|cluster| cluster.eligible_for(listener.config.intent) > 0)
     })
 }
 
@@ -94,14 +94,17 @@ fn cluster(name: &str, table: &ClusterTable, now: Instant) -> Value {
         "name": name,
         "eligible_backends": table.eligible(),
         "headroom_backends": table.headroom(),
-        "held_sessions": table.handle.hold.len(),
-        "queued_sessions": table.handle.queue.len(),
+        "primary": table.primary().map(|entry| &*entry.config.name),
+        "split_brain": table.is_split_brain,
+        "held_sessions": table.handle.held(),
+        "queued_sessions": table.handle.queued(),
         "backends": backends,
     })
 }
 
 fn backend(entry: &BackendEntry, now: Instant) -> Value {
     let config = &entry.config;
+    let lag = entry.handle.lag();
     json!({
         "name": &*config.name,
         "host": config.host.to_string(),
@@ -110,6 +113,10 @@ fn backend(entry: &BackendEntry, now: Instant) -> Value {
         "health": entry.health.as_str(),
         "admin_state": entry.admin.as_str(),
         "cause": entry.cause.as_str(),
+        "role": entry.role.as_str(),
+        "role_cause": entry.role_cause.as_str(),
+        "lag_seconds": lag.time().map(|time| time.as_secs_f64()),
+        "lag_bytes": lag.bytes(),
         "since": entry.since_epoch,
         "weight": config.weight,
         "tier": config.tier,

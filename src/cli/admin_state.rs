@@ -18,10 +18,11 @@ pub struct AdminStateArgs {
     admin: AdminArgs,
 }
 
+/// A cluster's and a backend's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
-    cluster: String,
-    backend: String,
+pub struct Target {
+    pub cluster: String,
+    pub backend: String,
 }
 
 impl FromStr for Target {
@@ -38,24 +39,26 @@ impl FromStr for Target {
     }
 }
 
+impl Target {
+    /// Of the change that `verb` names, in the admin API.
+    pub fn path(&self, verb: &str) -> String {
+        let (cluster, backend) = (encode(&self.cluster), encode(&self.backend));
+        format!("/api/v1/clusters/{cluster}/backends/{backend}/{verb}")
+    }
+}
+
 /// Sets the admin state of one backend.
 ///
 /// # Errors
 /// When the process cannot be reached, refuses, or knows no such backend.
 pub fn run(args: &AdminStateArgs, state: AdminState) -> anyhow::Result<()> {
     let Target { cluster, backend } = &args.target;
-    let path = format!(
-        "/api/v1/clusters/{}/backends/{}/{}",
-        encode(cluster),
-        encode(backend),
-        state.as_str()
-    );
-    args.admin.post(&path)?;
+    args.admin.post(&args.target.path(state.as_str()))?;
     admin_client::print(&format!("{cluster}/{backend} is now {}\n", state.as_str()))
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
-fn encode(name: &str) -> String {
+pub fn encode(name: &str) -> String {
     let encoded = name.bytes().map(|byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             char::from(byte).to_string()

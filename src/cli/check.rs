@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use crate::cli;
 use crate::config;
 use crate::config::Config;
+use crate::config::Diagnostics;
 use crate::tls::TlsMaterial;
 
 #[derive(Debug, clap::Args)]
@@ -32,11 +33,13 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         cli::complain(&warning.to_string());
     }
     if let Err(errors) = TlsMaterial::load(&loaded.config) {
-        for error in &errors {
-            cli::complain(&format!("error: {error}"));
-        }
+        let problems = errors.iter().map(|error| {
+            let path = error.path().unwrap_or_else(|| args.config.clone());
+            loaded.problem_with(&path, error.to_string())
+        });
+        let problems = Diagnostics(problems.collect());
         let count = counted(errors.len(), "error");
-        cli::complain(&format!("\n{}: {count}", args.config.display()));
+        cli::complain(&format!("{problems}\n{}: {count}", args.config.display()));
         return ExitCode::FAILURE;
     }
     let summary = summary(&loaded.config);

@@ -4,10 +4,13 @@ mod admin_client;
 mod admin_state;
 mod check;
 mod demo;
+mod explain;
+mod incidents;
 mod proxy;
 mod run;
 mod schema;
 mod status;
+mod switchover;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -39,12 +42,18 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Show every backend of a running Evergate
     Status(status::StatusArgs),
+    /// Show what happened: failovers, outages, split brains, backends that were down
+    Incidents(incidents::IncidentsArgs),
+    /// Say where a client would go and why, or why a session is where it is
+    Explain(explain::ExplainArgs),
     /// Send no new sessions to a backend; the old ones may finish
     Drain(admin_state::AdminStateArgs),
     /// As drain, and do not act on its health checks
     Maintenance(admin_state::AdminStateArgs),
     /// Send new sessions to a backend again
     Ready(admin_state::AdminStateArgs),
+    /// Decide which of several primaries is written to; promotes nobody
+    Switchover(switchover::SwitchoverArgs),
 }
 
 /// Parses the command line, runs the subcommand and returns the process's exit code.
@@ -56,9 +65,12 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Status(args) => exit_code(status::run(&args)),
+        Command::Incidents(args) => exit_code(incidents::run(&args)),
+        Command::Explain(args) => exit_code(explain::run(&args)),
         Command::Drain(args) => exit_code(admin_state::run(&args, AdminState::Drain)),
         Command::Maintenance(args) => exit_code(admin_state::run(&args, AdminState::Maintenance)),
         Command::Ready(args) => exit_code(admin_state::run(&args, AdminState::Ready)),
+        Command::Switchover(args) => exit_code(switchover::run(&args)),
     }
 }
 

@@ -160,19 +160,35 @@ async fn end(mut server: Server, stop: Stop, signals: &mut Signals) -> ExitCode 
             tracing::info!("SIGINT: ending at once");
             code
         }
-        Stop::Drain => {
-            let timeout = server.config().drain_timeout;
-            tracing::info!(drain_timeout = ?timeout, "SIGTERM: draining");
-            drain(&mut server, signals).await
-        }
+        Stop::Drain => match delay(&server, signals).await {
+            Some(code) => code,
+            None => drain(&mut server, signals).await,
+        },
     };
     server.stop().await;
     tracing::info!(exit_code = code, "evergate has stopped");
     ExitCode::from(code)
 }
 
+/// Lets balancers in front see that we are not ready while we still serve whom they send.
+/// An exit code means that there is nothing to drain any more.
+async fn delay(server: &Server, signals: &mut Signals) -> Option<u8> {
+    let delay = server.config().shutdown_delay;
+    if delay.is_zero() {
+        return None;
+    }
+    server.announce_shutdown();
+    tracing::info!(shutdown_delay = ?delay, "SIGTERM: not ready, still accepting");
+    tokio::select! {
+        () = tokio::time::sleep(delay) => None,
+        _ = signals.terminate.recv() => None,
+        _ = signals.interrupt.recv() => Some(EXIT_SIGINT),
+    }
+}
+
 async fn drain(server: &mut Server, signals: &mut Signals) -> u8 {
     let timeout = server.config().drain_timeout;
+    tracing::info!(drain_timeout = ?timeout, "SIGTERM: draining");
     tokio::select! {
         severed = server.drain(timeout) => {
             if severed > 0 {

@@ -121,11 +121,11 @@ fn age(seconds: f64) -> String {
     }
 }
 
-fn elements(value: &Value) -> impl Iterator<Item = &Value> {
+pub fn elements(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn word(value: &Value) -> String {
+pub fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => clean(text),
@@ -134,7 +134,7 @@ fn word(value: &Value) -> String {
 }
 
 /// Names come from a file, but a terminal should not trust even that.
-fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     text.replace(char::is_control, "?")
 }
 

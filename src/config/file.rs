@@ -1,8 +1,8 @@
 //! YAML text to a tree. The only file that names the YAML crate.
 //!
 //! The crate tells a line and column only for an error, so [`locate`] walks the
-//! document a second time and fails at the wanted node. Problems are few; this
-//! keeps the good path free of positions and works for every kind of node.
+//! document a second time, keeping nothing, and fails at the wanted node. Problems
+//! are few; the good path is free of positions, and every kind of node has one.
 
 use std::fmt;
 
@@ -20,8 +20,14 @@ use crate::config::tree::Value;
 
 /// The schema needs 7 levels; more is a mistake or an attack on the stack.
 const MAX_DEPTH: usize = 32;
-/// With aliases expanded: 10,000 backends of 8 keys ten times over, and a billion laughs never.
-const MAX_NODES: u32 = 2_000_000;
+/// More than the largest file holds without an alias: each value takes two bytes of it.
+const MAX_NODES: usize = 2_100_000;
+/// Aliases may make a small text this large, and a larger one as much larger for each of its bytes:
+/// the work of a load follows its text. 150 clusters that share a list of 1,000 backends stay below.
+const MAX_NODES_OF_SMALL_TEXT: usize = 2_000;
+const MAX_NODES_PER_BYTE: usize = 8;
+
+const TOO_MANY_ALIASES: &str = "aliases (`*name`) repeat too much";
 
 /// Text that is not YAML, or more than we are willing to hold.
 #[derive(Debug)]
@@ -38,7 +44,7 @@ pub(super) fn parse(text: &str, file: usize) -> Result<Node, SyntaxError> {
     if let Some(error) = too_deep(text) {
         return Err(error);
     }
-    let mut walk = Walk::new(file, None);
+    let mut walk = Walk::new(file, text, None);
     let seed = NodeSeed {
         walk: &mut walk,
         depth: 0,
@@ -49,7 +55,7 @@ pub(super) fn parse(text: &str, file: usize) -> Result<Node, SyntaxError> {
 
 /// Line and column (1-based) of a node of a text that was parsed before.
 pub(super) fn locate(text: &str, node: u32) -> Option<(usize, usize)> {
-    let mut walk = Walk::new(0, Some(node));
+    let mut walk = Walk::new(0, text, Some(node));
     let seed = NodeSeed {
         walk: &mut walk,
         depth: 0,
@@ -92,7 +98,7 @@ fn syntax_error(error: &serde_yaml::Error, failure: Option<String>) -> SyntaxErr
         let place = format!(" at line {line} column {column}");
         let text = text.replacen(&place, "", 1);
         if text.contains("repetition limit") {
-            "aliases (`*name`) repeat too much".to_owned()
+            TOO_MANY_ALIASES.to_owned()
         } else if text.contains("more than one document") {
             "more than one document; remove the `---` between them".to_owned()
         } else {
@@ -110,16 +116,20 @@ fn syntax_error(error: &serde_yaml::Error, failure: Option<String>) -> SyntaxErr
 struct Walk {
     file: usize,
     next: u32,
+    max_nodes: usize,
+    /// `Some`: nothing is kept on the way there.
     wanted: Option<u32>,
     /// Why we, and not the YAML crate, stopped.
     failure: Option<String>,
 }
 
 impl Walk {
-    fn new(file: usize, wanted: Option<u32>) -> Self {
+    fn new(file: usize, text: &str, wanted: Option<u32>) -> Self {
+        let of_text = MAX_NODES_OF_SMALL_TEXT + text.len() * MAX_NODES_PER_BYTE;
         Self {
             file,
             next: 0,
+            max_nodes: of_text.min(MAX_NODES),
             wanted,
             failure: None,
         }
@@ -130,14 +140,26 @@ impl Walk {
         if self.wanted == Some(node) {
             return Err(E::custom("here"));
         }
-        if node >= MAX_NODES {
-            return Err(self.fail(format!("more than {MAX_NODES} values")));
+        if node as usize >= self.max_nodes {
+            return Err(self.fail(TOO_MANY_ALIASES.to_owned()));
         }
         self.next += 1;
         Ok(At {
             file: self.file,
             node,
         })
+    }
+
+    fn is_search(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    fn copy_of(&self, text: &str) -> String {
+        if self.is_search() {
+            String::new()
+        } else {
+            text.to_owned()
+        }
     }
 
     fn fail<E: de::Error>(&mut self, message: String) -> E {
@@ -208,10 +230,9 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {
-        self.scalar(Value::Text(Text {
-            value: value.to_owned(),
-            written: None,
-        }))
+        let value = self.walk.copy_of(value);
+        let written = None;
+        self.scalar(Value::Text(Text { value, written }))
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
@@ -229,7 +250,9 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
             walk: &mut *self.walk,
             depth: self.depth + 1,
         })? {
-            nodes.push(node);
+            if !self.walk.is_search() {
+                nodes.push(node);
+            }
         }
         Ok(Node {
             at,
@@ -245,7 +268,9 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
                 walk: &mut *self.walk,
                 depth: self.depth + 1,
             })?;
-            entries.push(Entry { key, key_at, value });
+            if !self.walk.is_search() {
+                entries.push(Entry { key, key_at, value });
+            }
         }
         Ok(Node {
             at,
@@ -282,6 +307,6 @@ impl<'de> Visitor<'de> for KeySeed<'_> {
     }
 
     fn visit_str<E: de::Error>(self, key: &str) -> Result<(String, At), E> {
-        Ok((key.to_owned(), self.0.enter()?))
+        Ok((self.0.copy_of(key), self.0.enter()?))
     }
 }

@@ -12,15 +12,19 @@ mod keys;
 mod reader;
 mod resolve;
 mod schema;
+mod sizes;
 mod source;
 mod tree;
 mod values;
 mod watch;
+mod words;
 
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -32,6 +36,7 @@ pub use diagnostic::Severity;
 pub use watch::FileWatcher;
 
 use crate::cluster::Name;
+use crate::cluster::WantedRole;
 
 /// One valid configuration: the whole of what an operator asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,8 +53,12 @@ pub struct Config {
     pub zone: Option<Name>,
     /// How long sessions of drained, removed or stopping parts may go on.
     pub drain_timeout: Duration,
+    /// How long clients are still accepted after readiness went false for good.
+    pub shutdown_delay: Duration,
     /// Client connections of the whole process.
     pub max_connections: usize,
+    /// Where fences are remembered over restarts; `None` = only while the process lives.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// A configuration as it was loaded from files.
@@ -60,8 +69,23 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read or that a key names (includes, certificates, secrets): watch these.
     pub files: Vec<PathBuf>,
+    named: source::NamedFiles,
     /// The whole schema with defaults filled in and marked, secrets redacted; for `/api/v1/config`.
     pub effective: serde_json::Value,
+}
+
+impl Loaded {
+    /// What is wrong with a file that the configuration names, at the key that names it.
+    pub fn problem_with(&self, path: &Path, message: String) -> Diagnostic {
+        let place = self.named.place_of(path);
+        Diagnostic {
+            severity: Severity::Error,
+            message,
+            place: place.unwrap_or_else(|| Place::file(path.to_owned())),
+            help: None,
+            related: None,
+        }
+    }
 }
 
 /// Reads, parses and resolves a file with everything it includes.
@@ -105,6 +129,9 @@ pub struct ClusterConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     Tcp,
+    Postgres,
+    MySql,
+    Redis,
 }
 
 /// One server of a cluster.
@@ -161,6 +188,10 @@ pub enum CheckKind {
     /// Connect and finish a TLS handshake with the cluster's `tls` settings.
     Tls,
     Http(HttpCheck),
+    /// Log in, and read role, history, replication positions and free connections.
+    Postgres(DatabaseCheck),
+    MySql(DatabaseCheck),
+    Redis(DatabaseCheck),
     /// Run a command; exit code 0 is a pass. First element is the program.
     /// `EVERGATE_ADDRESS`, `_PORT`, `_CLUSTER` and `_BACKEND` are in its environment.
     Exec {
@@ -180,11 +211,33 @@ pub struct HttpCheck {
     pub body: Option<String>,
     /// Ask over TLS, with the cluster's `tls` settings.
     pub tls: bool,
+    /// `Some`: asked instead of `path`, and the answers tell the role.
+    pub roles: Option<RolePaths>,
+}
+
+/// Who asks a database for its role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseCheck {
+    /// Redis: an ACL user; `None` = the default user.
+    pub user: Option<String>,
+    /// `None` = log in without one.
+    pub password: Option<Secret>,
+    /// PostgreSQL and MySQL; `None` = none is asked for (MySQL) or `postgres`.
+    pub database: Option<String>,
+}
+
+/// Paths by which a service tells its role: the one that answers with an expected status is true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolePaths {
+    pub primary: String,
+    pub replica: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct BalanceConfig {
     pub policy: Policy,
+    /// What is hashed; read by consistent hashing only.
+    pub key: HashKey,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -198,17 +251,21 @@ pub enum Policy {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HashConfig {
-    pub key: HashKey,
     pub algorithm: HashAlgorithm,
     /// No backend gets more than this many times the average; always ≥ 1. `None` = unbounded.
     pub bounded_load: Option<f64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HashKey {
     ClientIp,
     ClientIpPort,
     Sni,
+    /// Of the PostgreSQL or MySQL login.
+    User,
+    Database,
+    /// A parameter of PostgreSQL's startup message, or a setting in its `options`.
+    StartupParameter(Name),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,6 +280,14 @@ pub struct FailoverConfig {
     pub hold: WaitLimit,
     pub queue: WaitLimit,
     pub on_dead: OnDead,
+    /// Sessions that need the primary, when their backend is no longer it.
+    pub on_demoted: SessionPolicy,
+    /// Sessions that need the primary, when their backend may not be written to.
+    pub on_fenced: SessionPolicy,
+    /// Sessions with `max_lag`, when their backend is over it.
+    pub on_lagging: SessionPolicy,
+    pub authority: Option<AuthorityConfig>,
+    pub hooks: Vec<HookConfig>,
     pub panic: Panic,
     /// A returning backend gets its weight back over this time.
     pub slow_start: Duration,
@@ -244,6 +309,77 @@ pub enum OnDead {
     Keep,
 }
 
+/// What happens to live sessions whose backend may no longer serve them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionPolicy {
+    Keep,
+    /// Now.
+    Sever,
+    /// When the current transaction ends, at most this much later.
+    Grace(Duration),
+}
+
+/// Who knows better than the backends which of them is primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthorityConfig {
+    /// Every backend's Patroni, at this port of its host.
+    Patroni { port: NonZeroU16, tls: bool },
+    Sentinel {
+        /// Asked all; a majority of them decides. Never empty.
+        sentinels: Vec<(Host, NonZeroU16)>,
+        /// The name that the Sentinels know the primary by.
+        service: String,
+        user: Option<String>,
+        password: Option<Secret>,
+    },
+}
+
+/// What is told to somebody else, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookConfig {
+    /// Never empty.
+    pub events: Vec<HookEvent>,
+    pub action: HookAction,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookAction {
+    /// First element is the program; the event is JSON on its stdin.
+    Command(Vec<String>),
+    /// The event is the JSON body of a POST.
+    Post(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HookEvent {
+    PrimaryLost,
+    PrimaryChanged,
+    SplitBrain,
+    BackendDown,
+    BackendUp,
+}
+
+impl HookEvent {
+    pub const ALL: [Self; 5] = [
+        Self::PrimaryLost,
+        Self::PrimaryChanged,
+        Self::SplitBrain,
+        Self::BackendDown,
+        Self::BackendUp,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PrimaryLost => "primary_lost",
+            Self::PrimaryChanged => "primary_changed",
+            Self::SplitBrain => "split_brain",
+            Self::BackendDown => "backend_down",
+            Self::BackendUp => "backend_up",
+        }
+    }
+}
+
 /// What happens when every backend of a cluster is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Panic {
@@ -253,11 +389,13 @@ pub enum Panic {
     TryAll,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectConfig {
     pub timeout: Duration,
     /// Backends tried for one session before it is refused.
     pub attempts: NonZeroU32,
+    /// Local addresses of connections to the backends, each once; empty = the system chooses.
+    pub source: Arc<[IpAddr]>,
 }
 
 /// TLS from the proxy to the backends.
@@ -297,9 +435,14 @@ pub struct ListenerConfig {
     /// Where a session goes that no route takes; `None` refuses it. With no
     /// `routes` it is always there.
     pub cluster: Option<Name>,
-    /// By requested server name; first match wins.
-    pub routes: Vec<SniRoute>,
+    /// The first match wins.
+    pub routes: Vec<Route>,
+    /// What clients speak: that of its clusters, or `Tcp` to relay bytes unseen.
+    pub protocol: Protocol,
+    pub intent: Intent,
     pub tls: Option<ListenerTlsConfig>,
+    /// PostgreSQL only: a client's TLS goes through to the backend, whose role is all that is known.
+    pub tls_passthrough: bool,
     pub allow: Vec<IpNet>,
     pub deny: Vec<IpNet>,
     /// `Some`: a PROXY header is required from these sources; others are refused.
@@ -330,11 +473,46 @@ pub struct KeepaliveConfig {
     pub user_timeout: Duration,
 }
 
-/// `name` is lower case; `*.example.com` matches exactly one more label.
+/// Where sessions go that have all that is written here; at least one condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SniRoute {
-    pub sni: String,
+pub struct Route {
+    /// Lower case; `*.example.com` matches exactly one more label.
+    pub sni: Option<String>,
+    pub database: Option<String>,
+    pub user: Option<String>,
     pub cluster: Name,
+}
+
+/// What a listener's sessions need of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Intent {
+    pub role: WantedRole,
+    /// Replicas further behind get no new sessions. `None` with every role but `Replica`.
+    pub max_lag: Option<MaxLag>,
+    /// Where sessions for a replica go when there is none.
+    pub fallback: Fallback,
+}
+
+impl Intent {
+    /// Any eligible backend.
+    pub const ANY: Self = Self {
+        role: WantedRole::Any,
+        max_lag: None,
+        fallback: Fallback::Nobody,
+    };
+}
+
+/// How far a replica may be behind the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MaxLag {
+    Time(Duration),
+    Bytes(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fallback {
+    Nobody,
+    Primary,
 }
 
 /// TLS from the clients to the proxy.
@@ -343,6 +521,8 @@ pub struct ListenerTlsConfig {
     /// The first is the default; the others are chosen by the names in them. Never empty.
     pub certificates: Vec<CertificatePair>,
     pub client_ca_file: Option<PathBuf>,
+    /// PostgreSQL and MySQL: clients that do not ask for TLS are let in without.
+    pub optional: bool,
     pub min_version: TlsVersion,
     pub alpn: Vec<String>,
 }

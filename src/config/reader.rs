@@ -3,6 +3,8 @@
 //! Every getter returns a value even where it found a problem: the load has
 //! failed by then, and going on finds the next problem.
 
+mod strange;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +16,10 @@ use crate::config::keys::Key;
 use crate::config::keys::Kind;
 use crate::config::keys::Section;
 use crate::config::keys::Unwritten;
+use crate::config::reader::strange::join;
+use crate::config::reader::strange::later_word;
+use crate::config::reader::strange::report_double;
+use crate::config::reader::strange::unknown_key;
 use crate::config::source::Sources;
 use crate::config::tree::At;
 use crate::config::tree::Entry;
@@ -91,7 +97,7 @@ impl<'n> Reader<'n> {
     fn section_of(&self, name: &str) -> &'static Section {
         match self.key(name).kind {
             Kind::Section(section) => section,
-            Kind::List(Kind::Section(section)) => section,
+            Kind::List(Kind::Section(section)) | Kind::Either(_, Kind::Section(section)) => section,
             _ => unreachable!("the table says that {name} is a section"),
         }
     }
@@ -354,8 +360,8 @@ impl<'n> Reader<'n> {
         };
         let parsed = self.node(name).map(|node| (node.at, parse(node)));
         match parsed? {
-            (_, Ok(path)) => {
-                sources.named.push(path.clone());
+            (at, Ok(path)) => {
+                sources.name_file(at, &path);
                 let shown = path.to_string_lossy().into_owned();
                 self.effective.insert(name.to_owned(), shown.into());
                 Some(path)
@@ -366,53 +372,6 @@ impl<'n> Reader<'n> {
             }
         }
     }
-}
-
-/// Reports keys that stand twice in one map.
-pub(super) fn report_double(sources: &mut Sources, entries: &[Entry], what: &str) {
-    let mut seen: std::collections::HashMap<&str, At> = std::collections::HashMap::new();
-    for entry in entries {
-        if let Some(first) = seen.insert(&entry.key, entry.key_at) {
-            let wrong = Wrong::new(
-                format!("the {what} `{}` stands twice", entry.key),
-                "remove one",
-            );
-            sources.conflict(entry.key_at, wrong, "the other one is here", first);
-        }
-    }
-}
-
-fn unknown_key(section: &Section, name: &str) -> Wrong {
-    if name == "<<" {
-        let message = "merge keys (`<<`) are not supported";
-        return Wrong::new(message, "repeat the keys, or alias a whole value (`*name`)");
-    }
-    if let Some((_, instead)) = section.later.iter().find(|(later, _)| *later == name) {
-        let message = format!("the key `{name}` is not supported by this version");
-        return Wrong::new(message, *instead);
-    }
-    let shown: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
-    let names = section.keys.iter().map(|key| key.name);
-    let help = match values::nearest(name, names.clone()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("{} has keys: {}", section.what, join(names)),
-    };
-    Wrong::new(format!("unknown key `{shown}`"), help)
-}
-
-fn join<'w>(words: impl Iterator<Item = &'w str>) -> String {
-    words.collect::<Vec<_>>().join(", ")
-}
-
-/// A word that a later version knows.
-fn later_word(name: &str, node: &Node) -> Option<Wrong> {
-    let word = node.word()?;
-    let kind = word.split(':').next().unwrap_or_default();
-    let (_, _, instead) = keys::LATER_WORDS
-        .iter()
-        .find(|(key, words, _)| *key == name && words.contains(&kind))?;
-    let message = format!("{} is not supported by this version", node.shown());
-    Some(Wrong::new(message, *instead))
 }
 
 /// A default as if it were written in the file.

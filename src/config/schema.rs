@@ -20,6 +20,11 @@ pub(super) fn schema() -> Json {
             "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$|\$\{",
             "description": "A number and a unit: ms, s, m, h or d.",
         },
+        "size": {
+            "type": "string",
+            "pattern": r"^[0-9]+(\.[0-9]+)?(B|KiB|MiB|GiB|TiB)$|\$\{",
+            "description": "A number and a unit: B, KiB, MiB, GiB or TiB.",
+        },
         "variable": {
             "type": "string",
             "pattern": r"\$\{",
@@ -74,9 +79,11 @@ fn kind(kind_of: &Kind) -> Json {
         | Kind::Name
         | Kind::Backend
         | Kind::Bind
+        | Kind::Address
         | Kind::Network
         | Kind::ServerName
         | Kind::Path => json!({"type": "string"}),
+        Kind::Secret => json!({"type": "string", "writeOnly": true}),
         Kind::StatusRange => json!({"type": ["integer", "string"]}),
         Kind::Flag => json!({"anyOf": [{"type": "boolean"}, variable]}),
         Kind::Count(min, max) => json!({
@@ -86,6 +93,7 @@ fn kind(kind_of: &Kind) -> Json {
             "anyOf": [{"type": "number", "minimum": min, "maximum": max}, variable],
         }),
         Kind::Duration(_, _) => json!({"$ref": "#/$defs/duration"}),
+        Kind::Size(_, _) => json!({"$ref": "#/$defs/size"}),
         Kind::Choice(words) => json!({"anyOf": [{"enum": words}, variable]}),
         Kind::List(item) => json!({"type": "array", "minItems": 1, "items": kind(item)}),
         Kind::Section(inner) => section(inner),

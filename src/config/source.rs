@@ -1,6 +1,8 @@
 //! The files of one load, and the problems found in them.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
+use std::fmt;
 use std::fs::File;
 use std::fs::Metadata;
 use std::fs::OpenOptions;
@@ -40,6 +42,28 @@ pub(super) struct Sources {
     spoiled: HashSet<At>,
     /// Everything to watch.
     pub named: Vec<PathBuf>,
+    /// Which key names a file that others will read.
+    keys: HashMap<PathBuf, At>,
+}
+
+/// Where the files that a configuration names are written down.
+pub struct NamedFiles {
+    texts: Vec<(PathBuf, String)>,
+    keys: HashMap<PathBuf, At>,
+}
+
+impl fmt::Debug for NamedFiles {
+    /// Without the texts: they may hold secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("NamedFiles").finish_non_exhaustive()
+    }
+}
+
+impl NamedFiles {
+    /// The place of the (last) key that names this file.
+    pub(super) fn place_of(&self, path: &Path) -> Option<Place> {
+        self.keys.get(path).map(|at| place(&self.texts, *at))
+    }
 }
 
 struct Problem {
@@ -62,7 +86,14 @@ impl Sources {
             problems: Vec::new(),
             spoiled: HashSet::new(),
             named: Vec::new(),
+            keys: HashMap::new(),
         }
+    }
+
+    /// Notes a file that others will read: it is to be watched.
+    pub fn name_file(&mut self, at: At, path: &Path) {
+        self.named.push(path.to_owned());
+        self.keys.insert(path.to_owned(), at);
     }
 
     pub fn add(&mut self, path: PathBuf, text: String) -> usize {
@@ -126,13 +157,28 @@ impl Sources {
         }
     }
 
+    /// The same, of a secret that stands in the configuration itself.
+    pub fn warn_if_own_file_exposed(&mut self, at: At) {
+        if let Some((path, _)) = self.texts.get(at.file) {
+            let path = path.clone();
+            self.warn_if_exposed(at, &path);
+        }
+    }
+
+    pub fn count_errors(&self) -> usize {
+        let errors = self.problems.iter();
+        errors
+            .filter(|problem| problem.severity == Severity::Error)
+            .count()
+    }
+
     pub fn has_errors(&self) -> bool {
         let mut severities = self.problems.iter().map(|problem| problem.severity);
         severities.any(|severity| severity == Severity::Error)
     }
 
     /// The warnings of a load without errors, else everything.
-    pub fn finish(mut self) -> Result<Vec<Diagnostic>, Diagnostics> {
+    pub fn finish(mut self) -> Result<(Vec<Diagnostic>, NamedFiles), Diagnostics> {
         let failed = self.has_errors();
         let mut problems = std::mem::take(&mut self.problems);
         // What is left out must not be the reason why the load failed.
@@ -170,7 +216,11 @@ impl Sources {
         if failed {
             Err(Diagnostics(shown))
         } else {
-            Ok(shown)
+            let named = NamedFiles {
+                texts: self.texts,
+                keys: self.keys,
+            };
+            Ok((shown, named))
         }
     }
 
@@ -194,16 +244,20 @@ impl Sources {
     }
 
     fn place(&self, at: At) -> Place {
-        let Some((path, text)) = self.texts.get(at.file) else {
-            return Place::file(PathBuf::new());
-        };
-        let (line, column) = file::locate(text, at.node).unwrap_or((0, 0));
-        Place {
-            file: path.clone(),
-            line,
-            column,
-            snippet: snippet(text, line),
-        }
+        place(&self.texts, at)
+    }
+}
+
+fn place(texts: &[(PathBuf, String)], at: At) -> Place {
+    let Some((path, text)) = texts.get(at.file) else {
+        return Place::file(PathBuf::new());
+    };
+    let (line, column) = file::locate(text, at.node).unwrap_or((0, 0));
+    Place {
+        file: path.clone(),
+        line,
+        column,
+        snippet: snippet(text, line),
     }
 }
 
@@ -237,7 +291,8 @@ fn indent(line: &str) -> usize {
 /// Where the value of the first secret key of a line begins.
 fn secret_key_end(line: &str) -> Option<usize> {
     let lower = line.to_ascii_lowercase();
-    ["password", "token", "secret"]
+    // The address of a web hook is a secret too: who knows it may post there.
+    ["password", "token", "secret", "url"]
         .iter()
         .filter_map(|word| {
             let mut from = 0;

@@ -58,6 +58,11 @@ impl Node {
         }
     }
 
+    /// Whether the value stands in the file as it is: it may be repeated in messages.
+    pub fn is_written(&self) -> bool {
+        !matches!(&self.value, Value::Text(text) if text.written.is_some())
+    }
+
     pub fn text(&self) -> Result<&Text, Wrong> {
         match &self.value {
             Value::Text(text) => Ok(text),

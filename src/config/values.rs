@@ -9,7 +9,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::cluster::Name;
+use crate::config::HashKey;
 use crate::config::Host;
+use crate::config::keys;
 use crate::config::tree::Node;
 use crate::config::tree::Value;
 
@@ -35,7 +37,7 @@ impl Wrong {
         }
     }
 
-    fn not(what: &str, found: &Node, help: &str) -> Self {
+    pub fn not(what: &str, found: &Node, help: &str) -> Self {
         Self::new(format!("{} is not {what}", found.shown()), help)
     }
 }
@@ -43,9 +45,12 @@ impl Wrong {
 /// The word nearest to `wrong`, if one is near enough to be meant.
 pub(super) fn nearest<'w>(wrong: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let wrong = wrong.to_lowercase();
+    let letters = wrong.chars().count();
     // A third of the letters: `weigth` finds `weight`, `foo` finds nothing.
-    let max_edits = (wrong.chars().count() / 3).max(1);
+    let max_edits = (letters / 3).max(1);
     words
+        // Each letter too many or too few is an edit; counting them is cheap, comparing is not.
+        .filter(|word| word.chars().count().abs_diff(letters) <= max_edits)
         .map(|word| (strsim::damerau_levenshtein(&wrong, word), word))
         .filter(|(edits, word)| *edits <= max_edits && *edits < word.chars().count())
         .min_by_key(|(edits, _)| *edits)
@@ -145,6 +150,10 @@ const UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
 ];
 
+const NANOS_PER_MILLI: u32 = 1_000_000;
+/// 10^18 still fits, and a day has fewer nanoseconds.
+const MAX_FRACTION_DIGITS: usize = 18;
+
 pub(super) fn duration(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, Wrong> {
     let text = match &node.value {
         Value::Text(text) => text.value.trim(),
@@ -169,6 +178,13 @@ pub(super) fn duration(node: &Node, range: &RangeInclusive<Duration>) -> Result<
             "write a number and a unit (`ms`, `s`, `m`, `h`, `d`), as in `800ms`, `1.5s` or `1h30m`",
         )
     })?;
+    // What is shown, served and compared is whole milliseconds.
+    if value.subsec_nanos() % NANOS_PER_MILLI != 0 {
+        return Err(Wrong::new(
+            format!("{} is finer than a millisecond", node.shown()),
+            "write whole milliseconds, as in `1ms`",
+        ));
+    }
     if range.contains(&value) {
         return Ok(value);
     }
@@ -193,12 +209,40 @@ fn parse_duration(text: &str) -> Option<Duration> {
             .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
         let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        let number: f64 = number.parse().ok()?;
-        let part = Duration::try_from_secs_f64(number * *millis as f64 / 1000.0).ok()?;
+        let part = parse_decimal(number, *millis)?;
         total = total.checked_add(part)?;
         rest = tail;
     }
     Some(total)
+}
+
+/// A decimal number of units, exactly; what is finer than a nanosecond counts as one, so that it
+/// is not taken for zero.
+fn parse_decimal(number: &str, unit_millis: u64) -> Option<Duration> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+        return None;
+    }
+    let digits = |text: &str| match text {
+        "" => Some(0),
+        text => text.parse::<u64>().ok(),
+    };
+    let unit_nanos = u128::from(unit_millis) * u128::from(NANOS_PER_MILLI);
+    let whole = u128::from(digits(whole)?) * unit_nanos;
+    // More digits than these do not count a nanosecond, even in days.
+    let (head, tail) = fraction.split_at(fraction.len().min(MAX_FRACTION_DIGITS));
+    let scale = 10_u128.pow(u32::try_from(head.len()).ok()?);
+    let mut fraction = (u128::from(digits(head)?) * unit_nanos).div_ceil(scale);
+    if fraction.is_multiple_of(u128::from(NANOS_PER_MILLI)) && tail.bytes().any(|it| it != b'0') {
+        fraction += 1;
+    }
+    let nanos = whole + fraction;
+    let per_second = 1_000_000_000;
+    let seconds = u64::try_from(nanos / per_second).ok()?;
+    Some(Duration::new(
+        seconds,
+        u32::try_from(nanos % per_second).ok()?,
+    ))
 }
 
 /// The shortest way to write a duration.
@@ -260,30 +304,33 @@ pub(super) fn socket_address(node: &Node) -> Result<SocketAddr, Wrong> {
 /// A backend's address.
 pub(super) fn host_and_port(node: &Node) -> Result<(Host, NonZeroU16), Wrong> {
     let help = "write `host:port`, as in `db1.internal:5432`, `10.0.0.1:5432` or `[::1]:5432`";
-    let wrong = || Wrong::not("a backend's address", node, help);
     let Value::Text(text) = &node.value else {
-        return Err(wrong());
+        return Err(Wrong::not("a backend's address", node, help));
     };
-    let (host, port) = text.value.rsplit_once(':').ok_or_else(wrong)?;
-    if port == "0" {
+    if text.value.ends_with(":0") {
         return Err(Wrong::new(
             format!("{} has port 0, which nothing listens on", node.shown()),
             help,
         ));
     }
+    host_and_port_text(&text.value).ok_or_else(|| Wrong::not("a backend's address", node, help))
+}
+
+pub(super) fn host_and_port_text(text: &str) -> Option<(Host, NonZeroU16)> {
+    let (host, port) = text.rsplit_once(':')?;
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-    let port = port.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
+    let port = port.parse().ok().filter(|_| digits)?;
     let bracketed = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     let host = match (bracketed, host.parse::<IpAddr>()) {
-        (Some(inside), _) => Host::Ip(IpAddr::V6(inside.parse().map_err(|_| wrong())?)),
+        (Some(inside), _) => Host::Ip(IpAddr::V6(inside.parse().ok()?)),
         (None, Ok(IpAddr::V4(address))) => Host::Ip(IpAddr::V4(address)),
-        (None, Ok(IpAddr::V6(_))) => return Err(wrong()),
+        (None, Ok(IpAddr::V6(_))) => return None,
         (None, Err(_)) if is_host_name(host) => Host::Name(Name::from(host)),
-        (None, Err(_)) => return Err(wrong()),
+        (None, Err(_)) => return None,
     };
-    Ok((host, port))
+    Some((host, port))
 }
 
 /// RFC 1123, and underscores, which container networks use.
@@ -321,6 +368,18 @@ pub(super) fn server_name(node: &Node, wildcard: bool) -> Result<String, Wrong> 
     Err(Wrong::not("a server name", node, help))
 }
 
+/// An address of this machine that connections can come from.
+pub(super) fn source_address(node: &Node) -> Result<IpAddr, Wrong> {
+    let help = "write an IP address of this machine, as in `10.0.0.1` or `fd00::1`";
+    let Value::Text(text) = &node.value else {
+        return Err(Wrong::not("an address to connect from", node, help));
+    };
+    let address = text.value.trim().parse::<IpAddr>().ok();
+    address
+        .filter(|address| !address.is_unspecified() && !address.is_multicast())
+        .ok_or_else(|| Wrong::not("an address to connect from", node, help))
+}
+
 /// A network; a lone address is a network of one.
 pub(super) fn network(node: &Node) -> Result<IpNet, Wrong> {
     let help = "write a network, as in `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`";
@@ -341,6 +400,37 @@ pub(super) fn network(node: &Node) -> Result<IpNet, Wrong> {
         ));
     }
     Ok(network)
+}
+
+/// What is hashed: a word, or `startup:NAME`.
+pub(super) fn hash_key(node: &Node) -> Result<HashKey, Wrong> {
+    let Some(name) = node.word().and_then(|word| {
+        let (kind, name) = word.split_once(':')?;
+        (kind == "startup").then(|| name.to_owned())
+    }) else {
+        return Ok(match choice(node, keys::HASH_KEYS)? {
+            "client_ip_port" => HashKey::ClientIpPort,
+            "sni" => HashKey::Sni,
+            "user" => HashKey::User,
+            "database" => HashKey::Database,
+            _ => HashKey::ClientIp,
+        });
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
+    match name.as_str() {
+        "user" | "database" => Err(Wrong::new(
+            format!("{} has a word of its own", node.shown()),
+            format!("write `key: {name}`"),
+        )),
+        _ if !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.chars().all(allowed) => {
+            Ok(HashKey::StartupParameter(Name::from(name)))
+        }
+        _ => Err(Wrong::not(
+            "a startup parameter",
+            node,
+            "as in `startup:application_name` or `startup:app.tenant`",
+        )),
+    }
 }
 
 /// Status codes of a health check: `200` or `200-299`.
@@ -370,6 +460,9 @@ mod tests {
             ("1h30m", 5_400_000),
             ("2d", 172_800_000),
             ("0s", 0),
+            ("0.25s.5s", 750),
+            ("0.000000000000000000000s", 0),
+            ("0.07s", 70),
         ] {
             let expected = Some(Duration::from_millis(millis));
             assert_eq!(parse_duration(text), expected, "{text}");

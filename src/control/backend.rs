@@ -13,20 +13,30 @@ use crate::cluster::AdminState;
 use crate::cluster::Cause;
 use crate::cluster::Health;
 use crate::cluster::Name;
+use crate::cluster::Role;
+use crate::cluster::WantedRole;
 use crate::cluster::takes_new_sessions;
 use crate::config::BackendConfig;
 use crate::config::Host;
+use crate::config::MaxLag;
 use crate::config::OnDead;
+use crate::config::SessionPolicy;
+use crate::control::evidence::Evidence;
+use crate::control::failover::Candidate;
+use crate::control::happening::Sight;
 use crate::control::health::Rules;
 use crate::control::health::Tracker;
 use crate::control::health::Transition;
+use crate::control::lag::Lag;
+use crate::control::lag::LagGate;
 use crate::control::probe::Target;
 use crate::routing::BackendEntry;
 use crate::routing::BackendHandle;
 use crate::routing::Fate;
+use crate::routing::Fates;
 
 /// One moment on both clocks. Decisions use `instant` only.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moment {
     pub instant: Instant,
     pub epoch_seconds: f64,
@@ -39,6 +49,15 @@ impl Moment {
             instant: Instant::now(),
             // Before 1970 only if the clock is unset; it is for people to read.
             epoch_seconds: epoch.map_or(0.0, |elapsed| elapsed.as_secs_f64()),
+        }
+    }
+
+    /// An earlier instant on both clocks.
+    pub fn back_at(self, instant: Instant) -> Self {
+        let ago = self.instant.saturating_duration_since(instant);
+        Self {
+            instant: instant.min(self.instant),
+            epoch_seconds: self.epoch_seconds - ago.as_secs_f64(),
         }
     }
 }
@@ -74,8 +93,29 @@ pub struct BackendState {
     drain_deadline: Option<Instant>,
     warming_since: Option<Instant>,
     since: Moment,
+    /// What it said of itself last.
+    pub evidence: Evidence,
+    /// The number of the probe that heard it.
+    pub observed: u64,
+    /// Why a probe after that one failed.
+    pub failed: Option<Cause>,
+    /// As configured.
+    host: String,
+    /// Traffic has proved since that it refuses writes.
+    pub quarantined: Option<Cause>,
+    /// The number of the probe that was under way then.
+    quarantined_during: Option<u64>,
+    /// When a probe found that traffic had proved nothing.
+    refuted: Option<Instant>,
+    pub role: Role,
+    pub role_cause: Cause,
+    pub role_since: Instant,
+    /// One for each limit of the listeners, and since when it is as it is.
+    gates: Vec<(LagGate, Instant)>,
+    /// Its lag; unknown before the first measurement.
+    measured: Lag,
     /// What the handle was told last.
-    fate: Option<Fate>,
+    fates: Option<Fates>,
     log_budget: LogBudget,
 }
 
@@ -116,6 +156,7 @@ impl BackendState {
             Host::Ip(address) => Some(address),
             Host::Name(_) => None,
         };
+        let host = target.backend.host.to_string();
         Self {
             target,
             handle,
@@ -128,7 +169,19 @@ impl BackendState {
             drain_deadline: None,
             warming_since: None,
             since: now,
-            fate: None,
+            evidence: Evidence::Silent,
+            observed: 0,
+            failed: None,
+            host,
+            quarantined: None,
+            quarantined_during: None,
+            refuted: None,
+            role: Role::Unknown,
+            role_cause: Cause::Started,
+            role_since: now.instant,
+            gates: Vec::new(),
+            measured: Lag::default(),
+            fates: None,
             log_budget: LogBudget::default(),
         }
     }
@@ -158,6 +211,89 @@ impl BackendState {
         takes_new_sessions(self.tracker.health(), self.admin) && self.target.backend.weight > 0
     }
 
+    /// Takes new sessions that want this role now.
+    pub fn is_eligible_as(&self, wanted: WantedRole) -> bool {
+        let fits = match wanted {
+            WantedRole::Any => true,
+            WantedRole::Primary => self.role == Role::Primary,
+            WantedRole::Replica => self.role == Role::Replica,
+        };
+        fits && self.is_eligible()
+    }
+
+    /// Notes what a probe has heard of it; that answers what traffic has said before.
+    /// Returns whether traffic had spoken.
+    pub fn hear(&mut self, evidence: Evidence, number: u64) -> bool {
+        self.evidence = evidence;
+        self.observed = number;
+        self.failed = None;
+        // What was asked before traffic spoke may have been answered before, too.
+        let is_older = self.quarantined_during.take() == Some(number);
+        !is_older && self.quarantined.take().is_some()
+    }
+
+    /// It is asked something else from now on: what it said before is no answer to that.
+    pub fn unhear(&mut self) {
+        self.evidence = Evidence::Silent;
+        self.observed = 0;
+        self.quarantined = None;
+    }
+
+    /// What traffic has said of it was not so.
+    pub fn refute(&mut self, now: Instant) {
+        if self.role == Role::Primary {
+            self.refuted = Some(now);
+        }
+    }
+
+    /// What a decision about roles has to know of it.
+    pub fn candidate(&self) -> Candidate<'_> {
+        Candidate {
+            name: &self.handle.name,
+            // Up as another kind of check had it: of roles nobody has asked it yet.
+            health: match (self.tracker.health(), self.observed) {
+                (Health::Up, 0) => Health::Unknown,
+                (health, _) => health,
+            },
+            health_cause: self.tracker.cause(),
+            evidence: &self.evidence,
+            observed: self.observed,
+            failed: self.failed,
+            quarantine: self.quarantined,
+            host: &self.host,
+            address: self.address,
+            port: self.target.backend.port.get(),
+        }
+    }
+
+    /// What the flight recorder has to know of it.
+    pub fn sight(&self) -> Sight<'_> {
+        Sight {
+            name: &self.handle.name,
+            health: self.tracker.health(),
+            health_cause: self.tracker.cause(),
+            admin: self.admin,
+            role: self.role,
+            role_cause: self.role_cause,
+            timeline: self.evidence.timeline(),
+            is_eligible: self.is_eligible(),
+        }
+    }
+
+    /// It may not be written to until a probe has asked it; `false` when that was done a
+    /// moment ago: a statement in a read-only transaction fails the same way, and one client
+    /// must not be able to stop all others by it.
+    pub fn quarantine(&mut self, cause: Cause, now: Instant) -> bool {
+        let pause = self.target.cluster.health_check.interval;
+        let refuted = |at| now.saturating_duration_since(at) < pause;
+        if self.role != Role::Primary || self.refuted.is_some_and(refuted) {
+            return false;
+        }
+        self.quarantined = Some(cause);
+        self.quarantined_during = self.flight.map(|flight| flight.number);
+        true
+    }
+
     /// Would take new sessions if it were healthy.
     pub fn is_candidate(&self) -> bool {
         self.admin == AdminState::Ready && self.target.backend.weight > 0
@@ -166,6 +302,12 @@ impl BackendState {
     /// Probes are sent: the address is known and the operator does not want it left alone.
     pub fn is_checked(&self) -> bool {
         self.address.is_some() && self.admin != AdminState::Maintenance
+    }
+
+    /// It counts when roles are decided. Also while its name is looked up for the first time:
+    /// it may be the better primary.
+    pub fn is_judged(&self) -> bool {
+        self.admin != AdminState::Maintenance
     }
 
     /// Notes a change of health and logs it.
@@ -195,14 +337,83 @@ impl BackendState {
         was
     }
 
+    /// Notes its role; whether that is another one or for another reason.
+    pub fn set_role(&mut self, role: Role, cause: Cause, now: Moment) -> bool {
+        if (self.role, self.role_cause) == (role, cause) {
+            return false;
+        }
+        if self.role != role {
+            self.role_since = now.instant;
+            self.log_role(role, cause, now.instant);
+        }
+        self.role = role;
+        self.role_cause = cause;
+        true
+    }
+
+    /// It has claimed to be primary against the authority for less than this.
+    pub fn contradicts_authority_within(&self, time: Duration, now: Instant) -> bool {
+        let contradicts = (self.role, self.role_cause) == (Role::Fenced, Cause::NotLeader);
+        contradicts && now.saturating_duration_since(self.role_since) < time
+    }
+
+    /// Notes its lag; whether it is over other limits than before.
+    pub fn set_lag(&mut self, lag: Lag, limits: &[MaxLag], now: Moment) -> bool {
+        self.handle.lag().set(lag.time, lag.bytes);
+        self.measured = lag;
+        self.set_limits(limits, now)
+    }
+
+    /// Judges its lag as measured last; whether it is over other limits than before.
+    pub fn set_limits(&mut self, limits: &[MaxLag], now: Moment) -> bool {
+        let lag = self.measured;
+        let before = self.gates.len();
+        self.gates
+            .retain(|(gate, _)| limits.contains(&gate.limit()));
+        for limit in limits {
+            if !self.gates.iter().any(|(gate, _)| gate.limit() == *limit) {
+                self.gates.push((LagGate::new(*limit), now.instant));
+            }
+        }
+        let mut changed = before != self.gates.len();
+        for (gate, since) in &mut self.gates {
+            let was = gate.is_over();
+            if gate.observe(lag) != was {
+                *since = now.instant;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// The limits of lag that it is over, and since when.
+    fn over(&self) -> impl Iterator<Item = (MaxLag, Instant)> + '_ {
+        let over = self.gates.iter().filter(|(gate, _)| gate.is_over());
+        over.map(|(gate, since)| (gate.limit(), *since))
+    }
+
     /// Tells the sessions what becomes of them. `panicking`: nobody in the
-    /// cluster is healthy and sessions are routed all the same.
-    pub fn settle_fate(&mut self, panicking: bool) {
+    /// cluster is healthy and sessions are routed all the same. `replaced`: since when
+    /// another one is primary.
+    pub fn settle_fates(&mut self, panicking: bool, replaced: Option<Instant>) {
+        let fates = Fates {
+            all: self.fate_of_all(panicking),
+            writes: self.fate_of_writes(replaced),
+            lagging: self.fates_of_lagging(),
+        };
+        self.tell(fates);
+    }
+
+    fn fate_of_all(&self, panicking: bool) -> Fate {
         let severs = self.target.cluster.failover.on_dead == OnDead::Sever;
-        let fate = if self.tracker.health() == Health::Down && severs && !panicking {
+        // It ends its sessions itself, or lets them finish (a smart shutdown of PostgreSQL).
+        let is_alive = self.tracker.cause() == Cause::ShuttingDown;
+        if self.tracker.health() == Health::Down && severs && !panicking && !is_alive {
             Fate::Sever {
                 cause: Cause::BackendDead,
             }
+        } else if let Some(fate) = self.fate_of_fenced() {
+            fate
         } else if let Some(deadline) = self.drain_deadline {
             Fate::Drain {
                 deadline,
@@ -210,8 +421,56 @@ impl BackendState {
             }
         } else {
             Fate::Serve
-        };
-        self.tell(fate);
+        }
+    }
+
+    /// What a backend of another history has is not what the cluster has: nobody is served
+    /// there. One that only takes no writes is still read from.
+    fn fate_of_fenced(&self) -> Option<Fate> {
+        let is_astray = matches!(
+            self.role_cause,
+            Cause::StaleTimeline
+                | Cause::ForeignSystem
+                | Cause::Diverged
+                | Cause::NotLeader
+                | Cause::SplitBrain
+        );
+        if self.role != Role::Fenced || !is_astray {
+            return None;
+        }
+        let policy = self.target.cluster.failover.on_fenced;
+        let fate = fate(policy, self.role_since, Cause::BackendFenced);
+        Some(fate).filter(|fate| *fate != Fate::Serve)
+    }
+
+    /// Of one whose role is not known, nothing speaks against its sessions, until another
+    /// is primary: it may still take writes, and nobody else would have them.
+    fn fate_of_writes(&self, replaced: Option<Instant>) -> Fate {
+        // One session's error condemns nobody else's; the probe that it has asked for may.
+        if self.quarantined.is_some() && replaced.is_none() {
+            return Fate::Serve;
+        }
+        let failover = &self.target.cluster.failover;
+        let since = self.role_since;
+        match (self.role, replaced) {
+            (Role::Primary, _) | (Role::Unknown, None) => Fate::Serve,
+            (Role::Replica, _) => fate(failover.on_demoted, since, Cause::BackendDemoted),
+            (Role::Fenced, _) => fate(failover.on_fenced, since, Cause::BackendFenced),
+            (Role::Unknown, Some(replaced)) => {
+                let since = since.max(replaced);
+                fate(failover.on_fenced, since, Cause::BackendFenced)
+            }
+        }
+    }
+
+    fn fates_of_lagging(&self) -> Vec<(MaxLag, Fate)> {
+        let policy = self.target.cluster.failover.on_lagging;
+        if self.role != Role::Replica {
+            return Vec::new();
+        }
+        self.over()
+            .map(|(max, since)| (max, fate(policy, since, Cause::BackendLagging)))
+            .collect()
     }
 
     /// Takes over what the operator wants of it from when it had another address.
@@ -226,12 +485,14 @@ impl BackendState {
         if self.handle.id != handle.id {
             self.leave(now);
             self.handle = handle;
-            self.fate = None;
+            self.fates = None;
         }
         self.address = Some(address);
         self.flight = None;
         self.last_started = None;
         self.reported = None;
+        self.evidence = Evidence::Silent;
+        self.quarantined = None;
         if let Some(transition) = self.tracker.reset(Cause::Started, now.instant) {
             self.changed(transition, now);
         }
@@ -239,13 +500,15 @@ impl BackendState {
 
     /// There is nobody at its address any more: its sessions may go on for a while.
     pub fn leave(&mut self, now: Moment) {
-        if !matches!(self.fate, Some(Fate::Sever { .. })) {
+        let mut fates = self.fates.clone().unwrap_or_default();
+        if !matches!(fates.all, Fate::Sever { .. }) {
             let promised = now.instant + self.target.cluster.failover.drain_timeout;
             let deadline = self.drain_deadline.unwrap_or(promised);
-            self.tell(Fate::Drain {
+            fates.all = Fate::Drain {
                 deadline,
                 cause: Cause::BackendRemoved,
-            });
+            };
+            self.tell(fates);
         }
     }
 
@@ -258,6 +521,9 @@ impl BackendState {
             health: self.tracker.health(),
             admin: self.admin,
             cause: self.tracker.cause(),
+            role: self.role,
+            role_cause: self.role_cause,
+            over: self.over().map(|(max, _)| max).collect(),
             since: self.since.instant,
             since_epoch: self.since.epoch_seconds,
             warming_since: self.warming_since,
@@ -280,11 +546,41 @@ impl BackendState {
         );
     }
 
-    fn tell(&mut self, fate: Fate) {
-        if self.fate != Some(fate) {
-            self.handle.set_fate(fate);
-            self.fate = Some(fate);
+    /// That a dead backend's role is unknown needs no line of its own.
+    fn log_role(&mut self, to: Role, cause: Cause, now: Instant) {
+        if to == Role::Unknown {
+            return;
         }
+        let Some(suppressed) = self.log_budget.admit(now) else {
+            return;
+        };
+        info!(
+            cluster = %self.handle.cluster,
+            backend = %self.handle.name,
+            from = self.role.as_str(),
+            to = to.as_str(),
+            %cause,
+            suppressed,
+            "role changed"
+        );
+    }
+
+    fn tell(&mut self, fates: Fates) {
+        if self.fates.as_ref() != Some(&fates) {
+            self.handle.set_fates(fates.clone());
+            self.fates = Some(fates);
+        }
+    }
+}
+
+fn fate(policy: SessionPolicy, since: Instant, cause: Cause) -> Fate {
+    match policy {
+        SessionPolicy::Keep => Fate::Serve,
+        SessionPolicy::Sever => Fate::Sever { cause },
+        SessionPolicy::Grace(grace) => Fate::Grace {
+            deadline: since + grace,
+            cause,
+        },
     }
 }
 

@@ -2,10 +2,33 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
+use tracing::error;
+use tracing::info;
+
+use crate::cluster::BackendId;
+use crate::cluster::Cause;
+use crate::cluster::Role;
+use crate::cluster::WantedRole;
+use crate::cluster::takes_new_sessions;
 use crate::config::ClusterConfig;
+use crate::config::Intent;
+use crate::config::MaxLag;
 use crate::config::Panic;
 use crate::control::backend::BackendState;
+use crate::control::backend::Moment;
+use crate::control::evidence::Authority;
+use crate::control::failover::AppointError;
+use crate::control::failover::Candidate;
+use crate::control::failover::Decision;
+use crate::control::failover::Failover;
+use crate::control::failover::Memory;
+use crate::control::happening::Scene;
+use crate::control::happening::Sight;
+use crate::control::happening::Watch;
+use crate::control::lag::Lag;
+use crate::control::lag::LagClock;
 use crate::routing::BackendEntry;
 use crate::routing::ClusterHandle;
 use crate::tls::TlsConnector;
@@ -13,6 +36,11 @@ use crate::tls::TlsConnector;
 /// Spreading of the first probes and bound on fast probing: 2,000 a second and
 /// cluster cost a fraction of a core.
 const PROBE_SPACING: Duration = Duration::from_micros(500);
+
+/// A backend that begins to claim to be primary has perhaps been promoted, and the authority
+/// says so in a moment: Sentinel notices within a second and tells the others within two
+/// more. One that claims for longer is a stray, and nobody is asked in haste because of it.
+const MAX_CONTRADICTION: Duration = Duration::from_secs(5);
 
 /// One cluster and its backends, in the order of the configuration.
 #[derive(Debug)]
@@ -25,22 +53,265 @@ pub struct ClusterState {
     pub changed: bool,
     /// Somebody was eligible when this was last looked at.
     pub served: bool,
+    /// What the listeners want of it.
+    pub intents: Vec<Intent>,
+    pub roles: Roles,
+    clock: LagClock,
+    /// What has happened to it.
+    pub watch: Watch,
+}
+
+/// Who is what, in a cluster whose health check tells roles.
+#[derive(Debug)]
+pub struct Roles {
+    failover: Failover,
+    /// What the authority has said last; `None` without one and when it is silent.
+    pub authority: Option<Authority>,
+    /// The first decision waits for what the authority says, or for its silence.
+    pub awaits_authority: bool,
+    pub is_split_brain: bool,
+    /// Since when the authority's leader is doubted.
+    doubted_since: Option<Instant>,
+    /// The memory has to be saved before the next table is published.
+    pub unsaved: bool,
+}
+
+impl Roles {
+    pub fn new(memory: Memory) -> Self {
+        Self {
+            failover: Failover::new(memory),
+            authority: None,
+            awaits_authority: false,
+            is_split_brain: false,
+            doubted_since: None,
+            unsaved: false,
+        }
+    }
+
+    /// An authority that insists for this long is right, whoever was promoted by whomever.
+    fn doubts_leader(&self, now: Instant) -> bool {
+        let doubted = |since| now.saturating_duration_since(since) < MAX_CONTRADICTION;
+        self.doubted_since.is_none_or(doubted)
+    }
+
+    fn note_doubts(&mut self, decision: &Decision, now: Instant) {
+        let contradicts = |role: &(Role, Cause)| {
+            [
+                (Role::Fenced, Cause::AwaitingYield),
+                (Role::Fenced, Cause::NotLeader),
+            ]
+            .contains(role)
+        };
+        self.doubted_since = decision
+            .roles
+            .iter()
+            .any(contradicts)
+            .then(|| self.doubted_since.unwrap_or(now));
+    }
+
+    pub fn memory(&self) -> &Memory {
+        self.failover.memory()
+    }
+
+    /// What the authority says from now on; `None`: it is silent.
+    pub fn hear(&mut self, authority: Option<Authority>) {
+        self.authority = authority;
+        self.awaits_authority = false;
+    }
 }
 
 impl ClusterState {
+    /// A cluster of which nothing is known yet.
+    pub fn new(config: Arc<ClusterConfig>, memory: Memory) -> Self {
+        let mut roles = Roles::new(memory);
+        roles.awaits_authority = config.failover.authority.is_some();
+        Self {
+            handle: Arc::new(ClusterHandle::new(Arc::clone(&config.name))),
+            config,
+            tls: None,
+            backends: Vec::new(),
+            changed: true,
+            served: true,
+            intents: Vec::new(),
+            roles,
+            clock: LagClock::default(),
+            watch: Watch::default(),
+        }
+    }
+
+    /// Its health check tells roles.
+    pub fn tells_roles(&self) -> bool {
+        self.config.health_check.kind.tells_roles()
+    }
+
+    /// Judges everybody's role anew. Returns who has to be probed at once for it.
+    pub fn decide(&mut self, last_started: u64, now: Moment) -> Vec<BackendId> {
+        if !self.tells_roles() {
+            // Nearly always so already.
+            for state in &mut self.backends {
+                self.changed |= state.set_role(Role::Unknown, Cause::Started, now);
+            }
+            self.note_split_brain(false);
+            return Vec::new();
+        }
+        if self.config.failover.authority.is_none() {
+            // It may have had one before a reload.
+            self.roles.hear(None);
+        }
+        if self.roles.awaits_authority {
+            return Vec::new();
+        }
+        let judged = self.backends.iter().filter(|state| state.is_judged());
+        let candidates: Vec<Candidate> = judged.map(BackendState::candidate).collect();
+        let doubts = self.roles.doubts_leader(now.instant);
+        self.roles.failover.doubt_leader(doubts);
+        let authority = self.roles.authority.as_ref();
+        let decision = self
+            .roles
+            .failover
+            .decide(&candidates, authority, last_started);
+        self.roles.note_doubts(&decision, now.instant);
+        self.roles.unsaved |= decision.memory_changed;
+        // Also when nobody's role changes: a restart must not forget what was seen.
+        self.changed |= decision.memory_changed;
+        self.note_split_brain(decision.is_split_brain);
+
+        let mut roles = decision.roles.into_iter();
+        let mut ids = Vec::new();
+        for state in &mut self.backends {
+            let unchecked = (Role::Unknown, state.tracker.cause());
+            let role = if state.is_judged() {
+                ids.push(state.handle.id);
+                roles.next()
+            } else {
+                None
+            };
+            let (role, cause) = role.unwrap_or(unchecked);
+            self.changed |= state.set_role(role, cause, now);
+        }
+        let fresh = decision.wants_fresh.into_iter();
+        fresh.filter_map(|index| ids.get(index).copied()).collect()
+    }
+
+    /// An operator decides for this backend.
+    ///
+    /// # Errors
+    /// It cannot be the primary.
+    pub fn appoint(&mut self, backend: &str) -> Result<(), AppointError> {
+        let judged = self.backends.iter().filter(|state| state.is_judged());
+        let candidates: Vec<Candidate> = judged.map(BackendState::candidate).collect();
+        self.roles.failover.appoint(backend, &candidates)?;
+        self.roles.unsaved = true;
+        Ok(())
+    }
+
+    fn note_split_brain(&mut self, is_split_brain: bool) {
+        let was = std::mem::replace(&mut self.roles.is_split_brain, is_split_brain);
+        self.changed |= was != is_split_brain;
+        let cluster = &self.config.name;
+        match (was, is_split_brain) {
+            (false, true) => error!(
+                %cluster,
+                "split brain: several backends claim to be primary, nobody is written to"
+            ),
+            (true, false) => info!(%cluster, "the split brain is over"),
+            _ => {}
+        }
+    }
+
+    /// Notes what has happened to it.
+    pub fn look_around(&mut self, now: Moment) {
+        if self.changed {
+            let sights: Vec<Sight> = self.backends.iter().map(BackendState::sight).collect();
+            let scene = Scene {
+                cluster: &self.config.name,
+                backends: &sights,
+                tells_roles: self.config.health_check.kind.tells_roles(),
+                is_split_brain: self.roles.is_split_brain,
+            };
+            self.watch.look(scene, now);
+        }
+    }
+
+    /// Measures how far the backend that was just heard is behind the primary.
+    pub fn measure_lag(&mut self, position: usize, now: Moment) {
+        let primary = self
+            .backends
+            .iter()
+            .find(|state| state.role == Role::Primary);
+        let history = primary.and_then(|state| state.evidence.history());
+        let limits = self.limits();
+        let state = &mut self.backends[position];
+        let lag = match (state.role, state.evidence.position()) {
+            // Also one that tells no positions.
+            (Role::Primary, at) => {
+                if let (Some(history), Some(at)) = (&history, at) {
+                    self.clock.record(history, at, now.instant);
+                }
+                Lag {
+                    time: Some(Duration::ZERO),
+                    bytes: Some(0),
+                }
+            }
+            // Positions of another history cannot be compared.
+            (Role::Replica, Some(at))
+                if history.is_none() || history == state.evidence.history() =>
+            {
+                self.clock.lag_of(at)
+            }
+            (Role::Replica, None) => Lag {
+                time: state.evidence.told_lag(),
+                bytes: None,
+            },
+            _ => Lag::default(),
+        };
+        self.changed |= state.set_lag(lag, &limits, now);
+    }
+
     /// The backends at this moment, as the routing table shows them.
     pub fn entries(&self) -> Vec<BackendEntry> {
         self.backends.iter().map(BackendState::entry).collect()
     }
 
-    /// Somebody is eligible.
+    /// What the listeners want of it from now on.
+    pub fn set_intents(&mut self, intents: Vec<Intent>, now: Moment) {
+        if self.intents == intents {
+            return;
+        }
+        self.intents = intents;
+        self.changed = true;
+        let limits = self.limits();
+        for state in &mut self.backends {
+            state.set_limits(&limits, now);
+        }
+    }
+
+    /// The limits of lag that its listeners have.
+    fn limits(&self) -> Vec<MaxLag> {
+        let limits = self.intents.iter().filter_map(|intent| intent.max_lag);
+        limits.collect()
+    }
+
+    /// Somebody is eligible, and the primary is if a listener wants it.
     pub fn is_served(&self) -> bool {
-        self.backends.iter().any(BackendState::is_eligible)
+        let writes = self
+            .intents
+            .iter()
+            .any(|intent| intent.role == WantedRole::Primary);
+        let serves = |role| self.backends.iter().any(|state| state.is_eligible_as(role));
+        serves(WantedRole::Any) && (!writes || serves(WantedRole::Primary))
     }
 
     /// Nobody is eligible, but somebody could be.
     pub fn wants_somebody(&self) -> bool {
         !self.is_served() && self.backends.iter().any(BackendState::is_candidate)
+    }
+
+    /// What the authority says now could change who is written to.
+    pub fn needs_authority(&self, now: Instant) -> bool {
+        let contradicts =
+            |state: &BackendState| state.contradicts_authority_within(MAX_CONTRADICTION, now);
+        self.roles.is_split_brain || self.wants_somebody() || self.backends.iter().any(contradicts)
     }
 
     /// The pause between probes while they are urgent.
@@ -52,9 +323,16 @@ impl ClusterState {
 
     /// Tells the sessions of each backend what becomes of them.
     pub fn settle_fates(&mut self) {
-        let panicking = self.config.failover.panic == Panic::TryAll && !self.is_served();
+        // As the routing table has it: a primary that is missing is no panic.
+        let takes = |it: &BackendState| takes_new_sessions(it.tracker.health(), it.admin);
+        let nobody = !self.backends.iter().any(takes);
+        let panicking = self.config.failover.panic == Panic::TryAll && nobody;
+        let primary = self.backends.iter().find(|it| it.role == Role::Primary);
+        let since = primary.map(|primary| (primary.handle.id, primary.role_since));
         for state in &mut self.backends {
-            state.settle_fate(panicking && state.is_candidate());
+            let replaced = since.filter(|(id, _)| *id != state.handle.id);
+            let replaced = replaced.map(|(_, since)| since);
+            state.settle_fates(panicking && state.is_candidate(), replaced);
         }
     }
 }

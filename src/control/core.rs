@@ -2,24 +2,26 @@
 //!
 //! Sees no socket and no clock, so that a seeded simulation can run all of it.
 
+mod appoint;
+mod membership;
+mod notes;
+
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use std::time::Instant;
 
 use tracing::debug;
 use tracing::info;
+use tracing::warn;
 
 use crate::cluster::AdminState;
 use crate::cluster::BackendId;
 use crate::cluster::Cause;
 use crate::cluster::Name;
-use crate::config::ClusterConfig;
-use crate::config::Config;
+use crate::cluster::Role;
 use crate::config::Host;
 use crate::control::CommandError;
 use crate::control::backend::BackendState;
@@ -27,19 +29,16 @@ use crate::control::backend::Flight;
 use crate::control::backend::Identity;
 use crate::control::backend::Moment;
 use crate::control::cluster_state::ClusterState;
-use crate::control::cluster_state::spacing;
+use crate::control::evidence::Authority;
+use crate::control::failover::Memory;
 use crate::control::health::Damping;
-use crate::control::health::Rules;
 use crate::control::health::is_hard;
+use crate::control::health::is_proof;
 use crate::control::probe::Observation;
 use crate::control::probe::Target;
 use crate::control::schedule::Schedule;
 use crate::routing::BackendHandle;
-use crate::routing::ClusterHandle;
-use crate::tls::TlsConnector;
 
-/// Up to this many new backends are probed at once; more are spread out.
-const MAX_FIRST_PROBES_AT_ONCE: usize = 64;
 /// The state of all clusters and backends.
 #[derive(Debug, Default)]
 pub struct Core {
@@ -76,29 +75,19 @@ impl Core {
         self.clusters.values()
     }
 
-    /// Replaces what is configured. Backends that stay the same keep their
-    /// handle, id, health and admin state.
-    pub fn apply(
-        &mut self,
-        config: &Config,
-        connectors: &HashMap<Name, TlsConnector>,
-        now: Moment,
-    ) {
-        let mut old = std::mem::take(&mut self.clusters);
-        self.retired.retain(|_, handle| handle.active() > 0);
-        for cluster in &config.clusters {
-            let tls = connectors.get(&cluster.name).cloned();
-            let state = self.apply_cluster(cluster, tls, old.remove(&cluster.name), now);
-            self.clusters.insert(Arc::clone(&cluster.name), state);
-        }
-        for cluster in old.into_values() {
-            for mut backend in cluster.backends {
-                self.retire(&mut backend, now);
+    pub fn knows(&self, cluster: &Name) -> bool {
+        self.clusters.contains_key(cluster)
+    }
+
+    /// What has to be saved before the next table is published.
+    pub fn take_unsaved(&mut self) -> Vec<(Name, Memory)> {
+        let mut unsaved = Vec::new();
+        for (name, state) in &mut self.clusters {
+            if std::mem::take(&mut state.roles.unsaved) {
+                unsaved.push((Arc::clone(name), state.roles.memory().clone()));
             }
         }
-        for cluster in self.clusters.values_mut() {
-            hurry(cluster, &mut self.schedule, &mut self.random, now.instant);
-        }
+        unsaved
     }
 
     /// Names that backends still wait for.
@@ -112,148 +101,14 @@ impl Core {
         names.collect()
     }
 
-    fn apply_cluster(
-        &mut self,
-        config: &ClusterConfig,
-        tls: Option<TlsConnector>,
-        old: Option<ClusterState>,
-        now: Moment,
-    ) -> ClusterState {
-        // Certificates may have changed behind the same paths.
-        let unchanged = |old: &ClusterState| *old.config == *config && tls.is_none();
-        let (mut known, handle, changed, served, check_changed) = match old {
-            None => {
-                let handle = Arc::new(ClusterHandle::new(Arc::clone(&config.name)));
-                (HashMap::<Name, _>::new(), handle, true, true, false)
-            }
-            Some(old) => {
-                let changed = old.changed || !unchanged(&old);
-                let check_changed = old.config.health_check != config.health_check;
-                let states = old.backends.into_iter();
-                let known = states
-                    .map(|state| (Arc::clone(&state.handle.name), state))
-                    .collect();
-                (known, old.handle, changed, old.served, check_changed)
-            }
-        };
-
-        let config = Arc::new(config.clone());
-        let mut backends = Vec::with_capacity(config.backends.len());
-        for backend in &config.backends {
-            let target = Arc::new(Target {
-                cluster: Arc::clone(&config),
-                backend: backend.clone(),
-                tls: tls.clone(),
-            });
-            let known = known.remove(&backend.name);
-            let state = self.apply_backend(target, known, check_changed, now);
-            let place = (Arc::clone(&config.name), backends.len());
-            self.places.insert(state.handle.id, place);
-            backends.push(state);
-        }
-        for mut state in known.into_values() {
-            self.retire(&mut state, now);
-        }
-        ClusterState {
-            config,
-            handle,
-            tls,
-            backends,
-            changed,
-            served,
-        }
-    }
-
-    fn apply_backend(
-        &mut self,
-        target: Arc<Target>,
-        known: Option<BackendState>,
-        check_changed: bool,
-        now: Moment,
-    ) -> BackendState {
-        let mut state = match known {
-            None => return self.new_backend(target, None, now),
-            Some(mut known) if !known.is_at_home(&target.backend) => {
-                self.retire(&mut known, now);
-                return self.new_backend(target, Some(&known), now);
-            }
-            Some(known) => known,
-        };
-        state.target = target;
-        if check_changed {
-            let check = &state.target.cluster.health_check;
-            state.tracker.set_rules(Rules::from(check));
-            // The answer to the old question is of no interest.
-            state.flight = None;
-            self.probe_soon(&state, now.instant);
-        }
-        state
-    }
-
-    /// `predecessor`: the backend of the same name at another address.
-    fn new_backend(
-        &mut self,
-        target: Arc<Target>,
-        predecessor: Option<&BackendState>,
-        now: Moment,
-    ) -> BackendState {
-        let id = self.new_id();
-        let handle = match predecessor {
-            Some(state) => state.handle.successor(id),
-            None => BackendHandle::new(
-                id,
-                Arc::clone(&target.cluster.name),
-                Arc::clone(&target.backend.name),
-            ),
-        };
-        let mut state = BackendState::new(target, Arc::new(handle), now);
-        if let Some(predecessor) = predecessor {
-            state.inherit_admin(predecessor);
-        }
-        let identity = state.identity();
-        if let Some(handle) = identity.and_then(|identity| self.retired.remove(&identity)) {
-            state.handle = handle;
-        }
-        self.probe_soon(&state, now.instant);
-        state
-    }
-
-    fn new_id(&mut self) -> BackendId {
-        self.next_id += 1;
-        BackendId(self.next_id)
-    }
-
-    fn retire(&mut self, state: &mut BackendState, now: Moment) {
-        state.leave(now);
-        self.schedule.remove(&state.handle.id);
-        self.places.remove(&state.handle.id);
-        self.remember(state.identity(), Arc::clone(&state.handle));
-    }
-
-    /// Whoever returns to this address while sessions are there is the same one.
-    fn remember(&mut self, identity: Option<Identity>, handle: Arc<BackendHandle>) {
-        if let Some(identity) = identity
-            && handle.active() > 0
-        {
-            self.retired.insert(identity, handle);
-        }
-    }
-
-    /// The first probe: at once for a few backends, spread out for many.
-    fn probe_soon(&mut self, state: &BackendState, now: Instant) {
-        if !state.is_checked() {
-            return;
-        }
-        let check = &state.target.cluster.health_check;
-        let siblings = state.target.cluster.backends.len();
-        let mut delay = Duration::ZERO;
-        if siblings > MAX_FIRST_PROBES_AT_ONCE {
-            delay = check
-                .interval
-                .min(spacing(siblings))
-                .mul_f64(self.random.f64());
-        }
-        self.schedule.pull(state.handle.id, now + delay);
+    /// Whether probes are sent to it.
+    pub fn is_checked(&self, id: BackendId) -> bool {
+        let place = self.places.get(&id);
+        let cluster = place.and_then(|(name, _)| self.clusters.get(name));
+        let state = place
+            .zip(cluster)
+            .and_then(|((_, at), it)| it.backends.get(*at));
+        state.is_some_and(BackendState::is_checked)
     }
 
     /// When the next probe is due.
@@ -310,16 +165,46 @@ impl Core {
             let handle = &state.handle;
             debug!(cluster = %handle.cluster, backend = %handle.name, %cause, "health check failed");
         }
-        if observation.result != Err(Cause::OutOfResources) {
+        if !matches!(observation.result, Err(Cause::OutOfResources)) {
             state.handle.count_check(observation.result.is_ok());
         }
+        let passed = observation.result.is_ok();
         let reported = state.reported.take();
-        self.judge(id, observation.result, now);
+        let mut answers_traffic = false;
+        let result = match observation.result {
+            Ok(evidence) => {
+                answers_traffic = state.hear(evidence, number);
+                Ok(())
+            }
+            Err(cause) => {
+                state.failed = Some(cause);
+                self.note_error(id, cause, now);
+                Err(cause)
+            }
+        };
+        self.judge(id, result, now);
+        self.decide(id, now);
+        self.measure_lag(id, now);
+        if answers_traffic {
+            self.answer_traffic(id, now);
+        }
         if let Some(cause) = reported {
             self.suspect(id, cause);
         }
+        if passed {
+            self.note_pass(id, now);
+        }
         self.schedule_next(id, flight.started, reported.is_some(), now.instant);
         true
+    }
+
+    /// A probe has confirmed or refuted what traffic had said.
+    fn answer_traffic(&mut self, id: BackendId, now: Moment) {
+        if let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) {
+            cluster.backends[position].refute(now.instant);
+            // Confirmed, its role stays as it was, but spares its sessions no longer.
+            cluster.changed = true;
+        }
     }
 
     /// Turns a result into health.
@@ -348,6 +233,54 @@ impl Core {
         }
     }
 
+    /// Judges the roles in a backend's cluster anew.
+    fn decide(&mut self, id: BackendId, now: Moment) {
+        let Some((cluster, _)) = locate(&self.places, &mut self.clusters, id) else {
+            return;
+        };
+        if !cluster.tells_roles() {
+            return;
+        }
+        let fresh = cluster.decide(self.next_probe, now);
+        let fast = cluster.fast_interval();
+        for state in cluster
+            .backends
+            .iter()
+            .filter(|state| fresh.contains(&state.handle.id))
+        {
+            if state.flight.is_none() {
+                let due = state.last_started.map_or(now.instant, |last| last + fast);
+                self.schedule.pull(state.handle.id, due.max(now.instant));
+            }
+        }
+        self.hurry_when_unserved(id, now.instant);
+    }
+
+    /// What a cluster's authority says from now on; `None`: it is silent.
+    pub fn told(&mut self, cluster: &Name, authority: Option<&Authority>, now: Moment) {
+        let Some(state) = self.clusters.get_mut(cluster) else {
+            return;
+        };
+        state.roles.hear(authority.cloned());
+        if let Some(first) = state.backends.first().map(|state| state.handle.id) {
+            self.decide(first, now);
+        }
+    }
+
+    /// A cluster's authority has to be asked fast.
+    pub fn needs_authority(&self, cluster: &Name, now: Instant) -> bool {
+        let cluster = self.clusters.get(cluster);
+        cluster.is_some_and(|cluster| cluster.needs_authority(now))
+    }
+
+    fn measure_lag(&mut self, id: BackendId, now: Moment) {
+        if let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id)
+            && cluster.tells_roles()
+        {
+            cluster.measure_lag(position, now);
+        }
+    }
+
     fn suspect(&mut self, id: BackendId, cause: Cause) {
         if let Some(state) = self.find(id) {
             state.tracker.suspect(cause);
@@ -364,11 +297,10 @@ impl Core {
         let unserved = cluster.wants_somebody();
         let interval = cluster.config.health_check.interval;
         let state = &mut cluster.backends[position];
-        let pause = if unserved || at_once || state.tracker.is_suspected() {
-            fast
-        } else {
-            interval
-        };
+        // Nobody puts a password right within milliseconds, and each try fills a log.
+        let refused = state.failed == Some(Cause::LoginFailed);
+        let urgent = (unserved && !refused) || at_once || state.tracker.is_suspected();
+        let pause = if urgent { fast } else { interval };
         let due = started + pause.mul_f64(jitter);
         self.schedule.set(id, due.max(now));
     }
@@ -380,7 +312,7 @@ impl Core {
     }
 
     /// Evidence from a session: asks for a probe at once, at most one per fast interval.
-    pub fn report(&mut self, id: BackendId, cause: Cause, now: Instant) {
+    pub fn report(&mut self, id: BackendId, cause: Cause, now: Moment) {
         let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
             return;
         };
@@ -390,6 +322,17 @@ impl Core {
             return;
         }
         state.tracker.suspect(cause);
+        let name = Arc::clone(&state.handle.name);
+        cluster
+            .watch
+            .failed(&cluster.config.name, &name, cause, now);
+        let state = &mut cluster.backends[position];
+        if is_proof(cause) && state.quarantine(cause, now.instant) {
+            self.decide(id, now);
+        }
+        let Some(state) = self.find(id) else {
+            return;
+        };
         if state.flight.is_some() {
             // Hard evidence is not overwritten by soft.
             if !state.reported.is_some_and(is_hard) {
@@ -397,63 +340,10 @@ impl Core {
             }
             return;
         }
-        let due = state.last_started.map_or(now, |started| started + fast);
-        self.schedule.pull(id, due.max(now));
-    }
-
-    /// What a name resolves to; `None` when it cannot be resolved. The last good address stays.
-    pub fn resolved(&mut self, host: &Name, address: Option<IpAddr>, now: Moment) {
-        let states = self.clusters.values().flat_map(|cluster| &cluster.backends);
-        let named = states
-            .filter(|state| matches!(&state.target.backend.host, Host::Name(name) if name == host));
-        let affected = named.filter(|state| match address {
-            Some(_) => state.address != address,
-            None => state.address.is_none(),
-        });
-        for id in affected.map(|state| state.handle.id).collect::<Vec<_>>() {
-            match address {
-                Some(address) => self.relocate(id, address, now),
-                None => self.judge(id, Err(Cause::Unresolved), now),
-            }
-        }
-    }
-
-    /// A backend has an address, its first or another one. Sessions at the one
-    /// before must not follow the health of this one: it gets a handle of its own.
-    fn relocate(&mut self, id: BackendId, address: IpAddr, now: Moment) {
-        let next_id = self.new_id();
-        let Some(place) = self.places.remove(&id) else {
-            return;
-        };
-        let Some(cluster) = self.clusters.get_mut(&place.0) else {
-            return;
-        };
-        // What is pending for the sessions was decided about the address that they use.
-        cluster.settle_fates();
-        cluster.changed = true;
-        let state = &mut cluster.backends[place.1];
-        let (before, old) = (state.identity(), Arc::clone(&state.handle));
-        let identity = Identity {
-            cluster: Arc::clone(&old.cluster),
-            backend: Arc::clone(&old.name),
-            address: SocketAddr::new(address, state.target.backend.port.get()),
-        };
-        let handle = match self.retired.remove(&identity) {
-            Some(returned) => returned,
-            // Without an address it had no session.
-            None if before.is_none() => Arc::clone(&old),
-            None => Arc::new(old.successor(next_id)),
-        };
-        state.relocate(address, handle, now);
-        let id = state.handle.id;
-        let checked = state.is_checked();
-        self.places.insert(id, place);
-        self.schedule.remove(&old.id);
-        self.remember(before, old);
-        if checked {
-            self.schedule.pull(id, now.instant);
-        }
-        self.hurry_when_unserved(id, now.instant);
+        let due = state
+            .last_started
+            .map_or(now.instant, |started| started + fast);
+        self.schedule.pull(id, due.max(now.instant));
     }
 
     /// Sets the admin state of one backend.
@@ -483,6 +373,12 @@ impl Core {
             cluster, backend, from = was.as_str(), to = admin.as_str(),
             cause = %Cause::AdminCommand, "admin state changed"
         );
+        if found.role == Role::Primary && admin != AdminState::Ready {
+            warn!(
+                cluster,
+                backend, "the primary takes no new sessions: writers wait for another"
+            );
+        }
         state.changed = true;
         if was == AdminState::Maintenance {
             // It was left alone: what was known of it may be long out of date.
@@ -494,6 +390,7 @@ impl Core {
             }
             self.schedule.pull(id, now.instant);
         }
+        self.decide(id, now);
         self.hurry_when_unserved(id, now.instant);
         Ok(())
     }

@@ -11,6 +11,8 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::cluster::Name;
+use crate::config::AuthorityConfig;
+use crate::config::ClusterConfig;
 use crate::config::Config;
 use crate::config::Host;
 use crate::control::schedule::Schedule;
@@ -40,15 +42,17 @@ struct Resolution {
     address: Option<IpAddr>,
     last_started: Option<Instant>,
     in_flight: bool,
+    /// One lookup has ended, with or without an address.
+    was_answered: bool,
 }
 
 impl Discovery {
     /// Follows the names of this configuration and no others.
     pub fn apply(&mut self, config: &Config, now: Instant) {
         let mut old = std::mem::take(&mut self.names);
-        let backends = config.clusters.iter().flat_map(|cluster| &cluster.backends);
-        for backend in backends {
-            let Host::Name(name) = &backend.host else {
+        let hosts = config.clusters.iter().flat_map(hosts);
+        for host in hosts {
+            let Host::Name(name) = host else {
                 continue;
             };
             let known = old.remove(name);
@@ -68,6 +72,12 @@ impl Discovery {
     /// The last good address of a name.
     pub fn address(&self, name: &Name) -> Option<IpAddr> {
         self.names.get(name)?.address
+    }
+
+    /// It is not known yet whether the name has an address.
+    pub fn is_pending(&self, name: &Name) -> bool {
+        let resolution = self.names.get(name);
+        resolution.is_some_and(|resolution| !resolution.was_answered)
     }
 
     pub fn next_due(&mut self) -> Option<Instant> {
@@ -93,6 +103,7 @@ impl Discovery {
     pub fn finish(&mut self, name: &Name, answer: Option<IpAddr>, now: Instant) -> Option<IpAddr> {
         let resolution = self.names.get_mut(name)?;
         resolution.in_flight = false;
+        resolution.was_answered = true;
         resolution.address = answer.or(resolution.address);
         let pause = if answer.is_some() { REFRESH } else { RETRY };
         self.schedule.set(Arc::clone(name), now + pause);
@@ -108,6 +119,16 @@ impl Discovery {
             self.schedule.pull(Arc::clone(name), earliest.max(now));
         }
     }
+}
+
+/// Everybody who is reached: backends and Sentinels.
+fn hosts(cluster: &ClusterConfig) -> impl Iterator<Item = &Host> {
+    let sentinels = match &cluster.failover.authority {
+        Some(AuthorityConfig::Sentinel { sentinels, .. }) => &sentinels[..],
+        Some(AuthorityConfig::Patroni { .. }) | None => &[],
+    };
+    let backends = cluster.backends.iter().map(|backend| &backend.host);
+    backends.chain(sentinels.iter().map(|(host, _)| host))
 }
 
 /// Asks the system's resolver, which blocks, on a thread of its own. `current` stays for as

@@ -14,6 +14,7 @@ use crate::config::ClusterConfig;
 use crate::config::Config;
 use crate::config::ConnectConfig;
 use crate::config::FailoverConfig;
+use crate::config::HashKey;
 use crate::config::HealthCheckConfig;
 use crate::config::Host;
 use crate::config::LogConfig;
@@ -23,6 +24,7 @@ use crate::config::OnDead;
 use crate::config::Panic;
 use crate::config::Policy;
 use crate::config::Protocol;
+use crate::config::SessionPolicy;
 use crate::config::WaitLimit;
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -73,12 +75,18 @@ pub fn cluster(name: &str, backends: &[&str]) -> ClusterConfig {
             max_damping: SECOND * 30,
         },
         balance: BalanceConfig {
+            key: HashKey::ClientIp,
             policy: Policy::RoundRobin,
         },
         failover: FailoverConfig {
             hold: wait,
             queue: wait,
             on_dead: OnDead::Sever,
+            on_demoted: SessionPolicy::Grace(Duration::from_secs(5)),
+            on_fenced: SessionPolicy::Sever,
+            on_lagging: SessionPolicy::Keep,
+            authority: None,
+            hooks: Vec::new(),
             panic: Panic::Fail,
             slow_start: Duration::ZERO,
             drain_timeout: DRAIN,
@@ -86,6 +94,7 @@ pub fn cluster(name: &str, backends: &[&str]) -> ClusterConfig {
         connect: ConnectConfig {
             timeout: SECOND,
             attempts: nz(3),
+            source: [].into(),
         },
         tls: None,
         send_proxy_protocol: false,
@@ -94,6 +103,7 @@ pub fn cluster(name: &str, backends: &[&str]) -> ClusterConfig {
 
 pub fn config(clusters: Vec<ClusterConfig>) -> Config {
     Config {
+        state_dir: None,
         clusters,
         listeners: Vec::new(),
         admin: None,
@@ -104,6 +114,7 @@ pub fn config(clusters: Vec<ClusterConfig>) -> Config {
         workers: NonZeroUsize::MIN,
         zone: None,
         drain_timeout: DRAIN,
+        shutdown_delay: Duration::ZERO,
         max_connections: 100,
     }
 }

@@ -68,7 +68,21 @@ pub struct Tracker {
 pub fn is_hard(cause: Cause) -> bool {
     matches!(
         cause,
-        Cause::ConnectRefused | Cause::Reset | Cause::Unreachable | Cause::TlsFailed
+        Cause::ConnectRefused
+            | Cause::Reset
+            | Cause::Unreachable
+            | Cause::TlsFailed
+            | Cause::LoginFailed
+            | Cause::StartingUp
+            | Cause::ShuttingDown
+    )
+}
+
+/// The backend itself has said to a session that it takes no writes.
+pub fn is_proof(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::ReadOnly | Cause::ShuttingDown | Cause::StartingUp | Cause::LostPrimary
     )
 }
 
@@ -154,6 +168,12 @@ impl Tracker {
             Ok(()) => self.passed(damping, now),
             // Our own shortage says nothing about the backend.
             Err(Cause::OutOfResources) => None,
+            // It answers, only nothing new: a full server is not a dead one.
+            Err(Cause::TooManyConnections) if self.health == Health::Up => {
+                self.suspected = false;
+                self.streak = 0;
+                None
+            }
             Err(cause) => self.failed(cause, now),
         }
     }
@@ -255,13 +275,14 @@ mod tests {
     }
 
     /// One character a second: `+` passed, `-` timed out, `!` refused, `?` out of
-    /// resources, `r` reported refused by a session, `t` reported timed out.
+    /// resources, `f` full, `r` reported refused by a session, `t` reported timed out.
     fn step(tracker: &mut Tracker, event: char, now: Instant) -> Option<Transition> {
         let result = match event {
             '+' => Ok(()),
             '-' => Err(Cause::CheckTimeout),
             '!' => Err(Cause::ConnectRefused),
             '?' => Err(Cause::OutOfResources),
+            'f' => Err(Cause::TooManyConnections),
             'r' => {
                 tracker.suspect(Cause::ConnectRefused);
                 return None;
@@ -314,6 +335,14 @@ mod tests {
     fn our_own_shortage_says_nothing() {
         assert_eq!(walk(1, 1, "?+???"), [Unknown, Up, Up, Up, Up]);
         assert_eq!(walk(1, 2, "+-?-"), [Up, Up, Up, Down]);
+    }
+
+    #[test]
+    fn a_full_server_stays_up_and_does_not_come_up() {
+        assert_eq!(walk(1, 2, "+ffff"), [Up; 5]);
+        assert_eq!(walk(1, 2, "+-f-"), [Up; 4], "it has answered in between");
+        assert_eq!(walk(1, 2, "f"), [Down], "its role is not known");
+        assert_eq!(walk(1, 2, "-f"), [Down; 2]);
     }
 
     #[test]

@@ -3,17 +3,31 @@
 //! One task on a thread of its own, so that a saturated data plane cannot fake
 //! a failed health check.
 
+mod authority;
 mod backend;
 mod cluster_state;
 mod core;
 mod discovery;
+mod evidence;
+mod failover;
 #[cfg(test)]
 mod fixtures;
+mod happening;
 mod health;
+mod hooks;
+mod journal;
+mod keeper;
+mod lag;
 mod plane;
 mod probe;
 mod publish;
+mod recorder;
 mod schedule;
+#[cfg(test)]
+mod seeds;
+#[cfg(test)]
+mod simulation;
+mod state_dir;
 
 use std::sync::Arc;
 
@@ -24,12 +38,24 @@ use tokio::task::LocalSet;
 
 use crate::cluster::AdminState;
 use crate::config::Config;
+use crate::control::keeper::Keeper;
 use crate::control::plane::Command;
 use crate::control::plane::Plane;
+use crate::control::recorder::Recorder;
 use crate::metrics::Metrics;
 use crate::report::Report;
 use crate::routing::SharedTable;
 use crate::tls::TlsMaterial;
+
+pub use journal::Incident;
+pub use journal::Kind as IncidentKind;
+pub use journal::MAX_INCIDENTS;
+pub use journal::Phase as IncidentPhase;
+pub use journal::Step as IncidentStep;
+pub use journal::seconds;
+pub use recorder::SharedJournal;
+pub use state_dir::StateDir;
+pub use state_dir::StateError;
 
 /// What the planes should look like from now on.
 #[derive(Debug, Clone)]
@@ -42,6 +68,7 @@ pub struct Desired {
 #[derive(Debug, Clone)]
 pub struct ControlHandle {
     commands: mpsc::Sender<Command>,
+    journal: SharedJournal,
 }
 
 /// Why a command was refused.
@@ -50,6 +77,12 @@ pub enum CommandError {
     /// The message names near misses.
     #[error("{0}")]
     Unknown(String),
+    /// It exists, but what is asked cannot be.
+    #[error("{0}")]
+    Refused(String),
+    /// What is remembered of a new cluster cannot be read.
+    #[error("{0}")]
+    State(String),
     #[error("the control plane has stopped")]
     Stopped,
 }
@@ -65,7 +98,11 @@ pub fn start(
     table: SharedTable,
     reports: mpsc::Receiver<Report>,
     metrics: Arc<Metrics>,
+    state_dir: Option<StateDir>,
 ) -> std::io::Result<ControlHandle> {
+    let keeper = state_dir.map(Keeper::start).transpose()?;
+    let journal = SharedJournal::default();
+    let recorder = Recorder::new(journal.clone(), Arc::clone(&metrics));
     let (commands, receiver) = mpsc::channel(MAX_PENDING_COMMANDS);
     // First the thread: a loop without one would be dropped here, inside another loop, and panic.
     let (hand_over, handed_over) = std::sync::mpsc::channel::<Runtime>();
@@ -75,7 +112,7 @@ pub fn start(
             let Ok(runtime) = handed_over.recv() else {
                 return;
             };
-            let plane = Plane::new(table, metrics, receiver, reports);
+            let plane = Plane::new(table, metrics, receiver, reports, keeper, recorder);
             LocalSet::new().block_on(&runtime, plane.run());
         })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -83,17 +120,23 @@ pub fn start(
         .build()?;
     // The thread waits for it.
     let _ = hand_over.send(runtime);
-    Ok(ControlHandle { commands })
+    Ok(ControlHandle { commands, journal })
 }
 
 impl ControlHandle {
     /// Replaces the desired state; returns once the new table is published.
     ///
     /// # Errors
-    /// The control plane has stopped.
+    /// What is remembered of a new cluster cannot be read: nothing has changed. Or the
+    /// control plane has stopped.
     pub async fn apply(&self, desired: Desired) -> Result<(), CommandError> {
         let desired = Box::new(desired);
         self.ask(|done| Command::Apply { desired, done }).await
+    }
+
+    /// The latest incidents, the newest first.
+    pub fn incidents(&self, limit: usize) -> Vec<Incident> {
+        self.journal.latest(limit)
     }
 
     /// Sets the admin state of one backend, by names; returns once the new table is published.
@@ -110,6 +153,21 @@ impl ControlHandle {
             cluster: cluster.to_owned(),
             backend: backend.to_owned(),
             state,
+            done,
+        };
+        self.ask(command).await
+    }
+
+    /// Decides who is primary, by names; returns once the new table is published. It promotes
+    /// nobody.
+    ///
+    /// # Errors
+    /// There is no such cluster or backend, it cannot be the primary, or the control plane has
+    /// stopped.
+    pub async fn appoint(&self, cluster: &str, backend: &str) -> Result<(), CommandError> {
+        let command = |done| Command::Appoint {
+            cluster: cluster.to_owned(),
+            backend: backend.to_owned(),
             done,
         };
         self.ask(command).await

@@ -1,5 +1,7 @@
 //! The one task of the control plane: waits for events and acts on each.
 
+mod errand;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,18 +22,27 @@ use crate::cluster::AdminState;
 use crate::cluster::BackendId;
 use crate::cluster::Cause;
 use crate::cluster::Name;
+use crate::config::Config;
 use crate::config::Host;
 use crate::control::CommandError;
 use crate::control::Desired;
+use crate::control::authority;
+use crate::control::authority::Authorities;
+use crate::control::authority::Silence;
 use crate::control::backend::Moment;
 use crate::control::core::Core;
-use crate::control::core::Order;
 use crate::control::discovery;
 use crate::control::discovery::Discovery;
+use crate::control::evidence::Authority;
+use crate::control::failover::Memory;
+use crate::control::keeper::Keeper;
+use crate::control::plane::errand::run_probe;
 use crate::control::probe;
 use crate::control::probe::Observation;
+use crate::control::probe::Recall;
 use crate::control::probe::Target;
 use crate::control::publish::Publisher;
+use crate::control::recorder::Recorder;
 use crate::metrics::Metrics;
 use crate::report::Report;
 use crate::routing::SharedTable;
@@ -59,6 +70,11 @@ pub enum Command {
         state: AdminState,
         done: oneshot::Sender<Result<(), CommandError>>,
     },
+    Appoint {
+        cluster: String,
+        backend: String,
+        done: oneshot::Sender<Result<(), CommandError>>,
+    },
 }
 
 /// Everything that can happen to the control plane.
@@ -71,12 +87,26 @@ enum Event {
         number: u64,
         target: Arc<Target>,
         observation: Observation,
+        complaint: Option<String>,
+        /// Calls back the link that the probe has left, if any.
+        recall: Option<Recall>,
+    },
+    /// The database has closed a resting link, or spoken there unasked.
+    Disturbed {
+        id: BackendId,
+        cause: Cause,
     },
     Resolved {
         name: Name,
         answer: Option<IpAddr>,
     },
-    /// A probe, a lookup or a delayed table is due.
+    /// What a cluster's authority says.
+    Authority {
+        cluster: Name,
+        number: u64,
+        answer: Result<Authority, Silence>,
+    },
+    /// A probe, a lookup, a poll or a delayed table is due.
     Due,
     /// Every handle is gone.
     Stop,
@@ -87,6 +117,7 @@ enum Event {
 enum Errand {
     Probe { id: BackendId, number: u64 },
     Lookup(Name),
+    Poll { cluster: Name, number: u64 },
 }
 
 /// The plane's state between events.
@@ -94,7 +125,11 @@ enum Errand {
 pub struct Plane {
     core: Core,
     discovery: Discovery,
+    authorities: Authorities,
     publisher: Publisher,
+    /// Where fences are remembered over restarts.
+    keeper: Option<Keeper>,
+    recorder: Recorder,
     metrics: Arc<Metrics>,
     commands: mpsc::Receiver<Command>,
     reports: mpsc::Receiver<Report>,
@@ -104,6 +139,10 @@ pub struct Plane {
     tasks: JoinSet<()>,
     /// What each task is for, in case it ends without an answer.
     errands: HashMap<task::Id, Errand>,
+    /// The links that rest between two probes.
+    recalls: HashMap<BackendId, Recall>,
+    /// What was logged of those whose probes are refused.
+    complaints: HashMap<BackendId, String>,
     probes: Arc<Semaphore>,
     commands_running: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
@@ -118,13 +157,18 @@ impl Plane {
         metrics: Arc<Metrics>,
         commands: mpsc::Receiver<Command>,
         reports: mpsc::Receiver<Report>,
+        keeper: Option<Keeper>,
+        recorder: Recorder,
     ) -> Self {
         // A full channel only makes a finished probe wait.
         let (answer, answers) = mpsc::channel(MAX_BATCH);
         Self {
             core: Core::seeded(fastrand::u64(..)),
             discovery: Discovery::default(),
+            authorities: Authorities::seeded(fastrand::u64(..)),
             publisher: Publisher::new(table),
+            keeper,
+            recorder,
             metrics,
             commands,
             reports,
@@ -132,6 +176,8 @@ impl Plane {
             answer,
             tasks: JoinSet::new(),
             errands: HashMap::new(),
+            recalls: HashMap::new(),
+            complaints: HashMap::new(),
             probes: Arc::new(Semaphore::new(MAX_PROBES)),
             commands_running: Arc::new(Semaphore::new(probe::MAX_COMMANDS)),
             lookups: Arc::new(Semaphore::new(discovery::MAX_LOOKUPS)),
@@ -158,6 +204,7 @@ impl Plane {
             while let Some(ended) = self.tasks.try_join_next_with_id() {
                 self.ended(ended);
             }
+            self.recorder.record(&mut self.core, Moment::now());
             self.start_due();
             self.publish_changes();
         }
@@ -208,6 +255,11 @@ impl Plane {
                 self.core.observe(id, number, observation, Moment::now());
             }
             Some(Errand::Lookup(name)) => self.handle(Event::Resolved { name, answer: None }),
+            Some(Errand::Poll { cluster, number }) => self.handle(Event::Authority {
+                cluster,
+                number,
+                answer: Err(Silence::Unanswered(Cause::OutOfResources)),
+            }),
             None => {}
         }
     }
@@ -220,16 +272,18 @@ impl Plane {
             None
         };
         let publish = self.core.has_changed().then_some(self.publish_not_before);
-        let dues = [probe, self.discovery.next_due(), publish];
+        let poll = self.authorities.next_due();
+        let look = self.recorder.next_look();
+        let dues = [probe, self.discovery.next_due(), poll, publish, look];
         dues.into_iter().flatten().min()
     }
 
     fn handle(&mut self, event: Event) {
         match event {
             Event::Command(Command::Apply { desired, done }) => {
-                self.apply(&desired);
+                let result = self.apply(&desired);
                 // Whoever asked may have gone; it is done all the same.
-                let _ = done.send(Ok(()));
+                let _ = done.send(result);
             }
             Event::Command(Command::SetAdminState {
                 cluster,
@@ -239,56 +293,149 @@ impl Plane {
             }) => {
                 let now = Moment::now();
                 let result = self.core.set_admin_state(&cluster, &backend, state, now);
+                self.forget_recalls();
+                self.publish();
+                let _ = done.send(result);
+            }
+            Event::Command(Command::Appoint {
+                cluster,
+                backend,
+                done,
+            }) => {
+                let result = self.core.appoint(&cluster, &backend, Moment::now());
                 self.publish();
                 let _ = done.send(result);
             }
             Event::Report(report) => {
+                if lets_nobody_in(report.cause) {
+                    self.recalls.remove(&report.backend);
+                }
                 self.core
-                    .report(report.backend, report.cause, Instant::now());
+                    .report(report.backend, report.cause, Moment::now());
             }
             Event::Probed {
                 id,
                 number,
                 target,
                 observation,
-            } => self.probed(id, number, &target, observation),
+                complaint,
+                recall,
+            } => {
+                // One that nobody waits for any more closes its link by being dropped.
+                // So does that of one that was put into maintenance meanwhile.
+                if self.probed(id, number, &target, observation) && self.core.is_checked(id) {
+                    self.recalls.extend(recall.map(|recall| (id, recall)));
+                    self.note(id, &target, complaint);
+                }
+            }
+            Event::Disturbed { id, cause } => {
+                self.recalls.remove(&id);
+                self.core.report(id, cause, Moment::now());
+            }
             Event::Resolved { name, answer } => {
                 let now = Moment::now();
                 let address = self.discovery.finish(&name, answer, now.instant);
                 self.core.resolved(&name, address, now);
+                self.forget_recalls();
             }
-            Event::Due | Event::Stop => {}
+            Event::Authority {
+                cluster,
+                number,
+                answer,
+            } => {
+                let now = Moment::now();
+                let authorities = &mut self.authorities;
+                if authorities.finish(&cluster, number, answer, now.instant) {
+                    let current = authorities.current(&cluster);
+                    self.core.told(&cluster, current, now);
+                }
+            }
+            Event::Due => self.recorder.look(&self.core, Moment::now()),
+            Event::Stop => {}
         }
     }
 
-    fn apply(&mut self, desired: &Desired) {
+    fn apply(&mut self, desired: &Desired) -> Result<(), CommandError> {
         let now = Moment::now();
-        self.core
-            .apply(&desired.config, &desired.tls.connectors, now);
+        let memories = self.memories(&desired.config)?;
+        let connectors = &desired.tls.connectors;
+        self.core.apply(&desired.config, connectors, memories, now);
         self.discovery.apply(&desired.config, now.instant);
+        self.authorities
+            .apply(&desired.config, connectors, now.instant);
         // New backends behind a name that is known already.
         for name in self.core.unresolved() {
             if let Some(address) = self.discovery.address(&name) {
                 self.core.resolved(&name, Some(address), now);
             }
         }
+        self.forget_recalls();
         self.publisher.apply(desired);
+        self.recorder.apply(&desired.config, now);
         self.publish();
+        Ok(())
     }
 
-    fn probed(&mut self, id: BackendId, number: u64, target: &Target, observation: Observation) {
-        let now = Moment::now();
-        if !self.core.observe(id, number, observation, now) {
+    /// What is remembered of the clusters that are new.
+    fn memories(&self, config: &Config) -> Result<HashMap<Name, Memory>, CommandError> {
+        let mut memories = HashMap::new();
+        let Some(keeper) = &self.keeper else {
+            return Ok(memories);
+        };
+        let new = config
+            .clusters
+            .iter()
+            .filter(|it| !self.core.knows(&it.name));
+        for cluster in new {
+            let memory = keeper.load(&cluster.name);
+            let memory = memory.map_err(|error| CommandError::State(error.to_string()))?;
+            memories.insert(Arc::clone(&cluster.name), memory);
+        }
+        Ok(memories)
+    }
+
+    /// Who is not asked any more keeps no connection either.
+    fn forget_recalls(&mut self) {
+        let core = &self.core;
+        self.recalls.retain(|id, _| core.is_checked(*id));
+        self.complaints.retain(|id, _| core.is_checked(*id));
+    }
+
+    /// Logs what a person has to put right, once for each time that it changes.
+    fn note(&mut self, id: BackendId, target: &Target, complaint: Option<String>) {
+        let Some(complaint) = complaint else {
+            self.complaints.remove(&id);
             return;
+        };
+        if self.complaints.get(&id) != Some(&complaint) {
+            let (cluster, backend) = (&target.cluster.name, &target.backend.name);
+            warn!(%cluster, %backend, reason = %complaint, "the health check is refused");
+            self.complaints.insert(id, complaint);
+        }
+    }
+
+    /// Whether somebody has waited for it.
+    fn probed(
+        &mut self,
+        id: BackendId,
+        number: u64,
+        target: &Target,
+        observation: Observation,
+    ) -> bool {
+        let now = Moment::now();
+        let (duration, failed) = (observation.duration, observation.result.as_ref().err());
+        let failed = failed.copied();
+        if !self.core.observe(id, number, observation, now) {
+            return false;
         }
         let cluster = &target.cluster.name;
-        self.metrics
-            .record_check_duration(cluster, observation.duration);
-        match (observation.result, &target.backend.host) {
-            (Err(Cause::OutOfResources), _) => self.log_shortage(now.instant),
-            (Err(_), Host::Name(name)) => self.discovery.doubt(name, now.instant),
+        self.metrics.record_check_duration(cluster, duration);
+        match (failed, &target.backend.host) {
+            (Some(Cause::OutOfResources), _) => self.log_shortage(now.instant),
+            (Some(_), Host::Name(name)) => self.discovery.doubt(name, now.instant),
             _ => {}
         }
+        true
     }
 
     fn log_shortage(&mut self, now: Instant) {
@@ -310,9 +457,9 @@ impl Plane {
             let answer = self.answer.clone();
             let commands = Arc::clone(&self.commands_running);
             let (id, number) = (order.id, order.number);
+            let recall = self.recalls.remove(&id);
             self.spawn(Errand::Probe { id, number }, async move {
-                let _permit = permit;
-                run_probe(order, &commands, answer).await;
+                run_probe(order, recall, &commands, permit, answer).await;
             });
         }
         while let Some(name) = self.discovery.start_due(now) {
@@ -327,6 +474,31 @@ impl Plane {
                 let event = Event::Resolved {
                     name,
                     answer: found.ok(),
+                };
+                // Fails only when the plane has ended.
+                let _ = answer.send(event).await;
+            });
+        }
+        self.ask_authorities(now);
+    }
+
+    fn ask_authorities(&mut self, now: Instant) {
+        self.authorities
+            .hurry(|cluster| self.core.needs_authority(cluster, now));
+        while let Some(poll) = self.authorities.start_due(now, &self.discovery) {
+            let answer = self.answer.clone();
+            let (cluster, number) = (poll.cluster, poll.number);
+            let errand = Errand::Poll {
+                cluster: Arc::clone(&cluster),
+                number,
+            };
+            let deadline = (now + poll.timeout).into();
+            self.spawn(errand, async move {
+                let said = authority::ask(poll.question, deadline).await;
+                let event = Event::Authority {
+                    cluster,
+                    number,
+                    answer: said,
                 };
                 // Fails only when the plane has ended.
                 let _ = answer.send(event).await;
@@ -348,64 +520,24 @@ impl Plane {
 
     fn publish(&mut self) {
         let started = Instant::now();
+        self.recorder.record(&mut self.core, Moment::now());
+        let unsaved = self.core.take_unsaved();
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| !unsaved.is_empty()) {
+            keeper.save(unsaved);
+        }
+        let before = Moment::now();
         self.publisher.publish(&mut self.core);
+        self.recorder.published(&self.core, before);
         let ended = Instant::now();
         self.publish_not_before = ended + (ended - started) * PUBLISH_SHARE;
     }
 }
 
-async fn run_probe(order: Order, commands: &Semaphore, answer: mpsc::Sender<Event>) {
-    let (observation, leftover) = probe::probe(&order.target, order.address, commands).await;
-    let event = Event::Probed {
-        id: order.id,
-        number: order.number,
-        target: order.target,
-        observation,
-    };
-    // Fails only when the plane has ended.
-    let _ = answer.send(event).await;
-    leftover.close().await;
+/// Who is logged in may still get answers, and a PostgreSQL that is stopped the smart way waits for
+/// it to leave: the next probe has to knock like everybody else.
+fn lets_nobody_in(cause: Cause) -> bool {
+    matches!(cause, Cause::StartingUp | Cause::ShuttingDown)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control::fixtures::cluster;
-    use crate::control::fixtures::config;
-    use crate::tls::TlsMaterial;
-    use tokio::task::LocalSet;
-
-    fn plane(backends: &[&str]) -> Plane {
-        let (_, commands) = mpsc::channel(1);
-        let (_, reports) = mpsc::channel(1);
-        let mut plane = Plane::new(SharedTable::default(), Arc::default(), commands, reports);
-        plane.apply(&Desired {
-            config: Arc::new(config(vec![cluster("a", backends)])),
-            tls: TlsMaterial::default(),
-        });
-        plane
-    }
-
-    /// Went wrong once: nothing was asked again.
-    #[tokio::test]
-    async fn who_panics_on_an_errand_is_sent_again() {
-        let mut plane = plane(&["db1", "db.x"]);
-        let now = Instant::now();
-        let order = plane.core.start_due(now).unwrap();
-        let name = plane.discovery.start_due(now).unwrap();
-        assert_eq!(plane.next_due().filter(|due| *due <= now), None);
-        let (id, number) = (order.id, order.number);
-        let panics = async {
-            plane.spawn(Errand::Probe { id, number }, async { panic!("a probe") });
-            plane.spawn(Errand::Lookup(name), async { panic!("a lookup") });
-            for _ in 0..2 {
-                let ended = plane.tasks.join_next_with_id().await.unwrap();
-                plane.ended(ended);
-            }
-        };
-        LocalSet::new().run_until(panics).await;
-        assert!(plane.errands.is_empty());
-        assert!(plane.core.next_due().is_some(), "the probe");
-        assert!(plane.discovery.next_due().is_some(), "the lookup");
-    }
-}
+mod tests;

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::cluster::Name;
+use crate::cluster::WantedRole;
 use crate::config::Config;
+use crate::config::Intent;
 use crate::control::Desired;
 use crate::control::cluster_state::ClusterState;
 use crate::control::core::Core;
@@ -109,33 +111,38 @@ impl Publisher {
             }
         }
         for removed in old.values() {
-            // Nothing will ever come: each is refused as soon as it looks.
-            removed.handle.hold.open(usize::MAX);
-            removed.handle.queue.open(usize::MAX);
+            removed.handle.dissolve();
         }
     }
 
     fn cluster_table(&self, cluster: &ClusterState) -> ClusterTable {
-        ClusterTable::new(
+        let mut table = ClusterTable::new(
             Arc::clone(&cluster.config),
             Arc::clone(&cluster.handle),
             cluster.entries(),
             self.zone.as_ref(),
             cluster.tls.clone(),
-        )
+            &cluster.intents,
+        );
+        table.is_split_brain = cluster.roles.is_split_brain;
+        let intents: Vec<Intent> = table.intents().collect();
+        cluster.handle.prepare_holds(&intents);
+        table
     }
 }
 
 fn open_or_close(cluster: &ClusterTable) {
-    let eligible = cluster.eligible();
-    if eligible > 0 {
-        cluster
-            .handle
-            .hold
-            .open(RELEASES_PER_BACKEND.saturating_mul(eligible));
-        // There may be new places; each session that gets one lets the next one try.
-        cluster.handle.queue.release_one();
-    } else {
-        cluster.handle.hold.close();
+    for (intent, hold) in cluster.handle.holds() {
+        match cluster.eligible_for(intent) {
+            0 => hold.close(),
+            eligible => hold.open(RELEASES_PER_BACKEND.saturating_mul(eligible)),
+        }
+    }
+    for role in WantedRole::ALL {
+        let mut intents = cluster.intents().filter(|intent| intent.role == role);
+        if intents.any(|intent| cluster.eligible_for(intent) > 0) {
+            // There may be new places; each session that gets one lets the next one try.
+            cluster.handle.queue(role).release_one();
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::cluster::Cause;
 use crate::cluster::Health;
 use crate::config::Host;
+use crate::config::Intent;
 use crate::control::fixtures::backend;
 use crate::control::fixtures::cluster;
 use crate::control::fixtures::config;
@@ -28,7 +29,7 @@ struct Running {
 fn running() -> Running {
     let table = SharedTable::default();
     let (reporter, reports) = report::channel();
-    let control = start(table.clone(), reports, Arc::default()).unwrap();
+    let control = start(table.clone(), reports, Arc::default(), None).unwrap();
     Running {
         control,
         reporter,
@@ -104,13 +105,13 @@ async fn a_backend_that_dies_and_returns_is_followed() {
         .until("down", |table| health(table, 1) == Health::Down)
         .await;
     let cause = Cause::BackendDead;
-    assert_eq!(handle.fate(), Fate::Sever { cause });
+    assert_eq!(handle.fate(Intent::ANY), Fate::Sever { cause });
 
     let _second = TcpListener::bind(("127.0.0.1", second_port)).unwrap();
     running
         .until("up again", |table| health(table, 1) == Health::Up)
         .await;
-    assert_eq!(handle.fate(), Fate::Serve);
+    assert_eq!(handle.fate(Intent::ANY), Fate::Serve);
     let (passed, failed) = handle.checks();
     assert!(passed >= 2 && failed >= 1, "{passed} {failed}");
 }
@@ -189,7 +190,7 @@ async fn the_thread_ends_when_every_handle_is_dropped() {
     let metrics = {
         let metrics = Arc::new(Metrics::default());
         let (_reporter, reports) = report::channel();
-        let control = start(SharedTable::default(), reports, Arc::clone(&metrics)).unwrap();
+        let control = start(SharedTable::default(), reports, Arc::clone(&metrics), None).unwrap();
         drop(control);
         metrics
     };
@@ -206,7 +207,7 @@ async fn who_is_held_by_a_removed_cluster_is_let_go_at_once() {
     let running = running();
     let clusters = vec![cluster("a", &["db1"]), cluster("b", &["db2"])];
     running.apply(config(clusters)).await;
-    let hold = Arc::clone(&running.table.load().clusters["b"].handle.hold);
+    let hold = running.table.load().clusters["b"].handle.hold(Intent::ANY);
     let mut tickets: Vec<_> = (0..3)
         .map(|_| match hold.enter(10) {
             Admission::Waiting(ticket) => ticket,

@@ -52,6 +52,15 @@ pub struct Metrics {
     reloads: Mutex<Reloads>,
     log_dropped: Arc<AtomicU64>,
     histograms: RwLock<HashMap<Name, Arc<ClusterHistograms>>>,
+    hooks: Mutex<HookCounts>,
+}
+
+/// Bounded by the clusters in the file and two closed lists of words.
+#[derive(Debug, Default)]
+struct HookCounts {
+    /// By cluster, event and result.
+    runs: HashMap<(Name, &'static str, &'static str), u64>,
+    dropped: HashMap<Name, u64>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -71,6 +80,7 @@ struct ClusterHistograms {
     connect_duration: Histogram,
     check_duration: Histogram,
     hold_duration: Histogram,
+    failover_duration: Histogram,
 }
 
 impl Default for Metrics {
@@ -93,6 +103,7 @@ impl Metrics {
             reloads: Mutex::default(),
             log_dropped,
             histograms: RwLock::default(),
+            hooks: Mutex::default(),
         }
     }
 
@@ -121,6 +132,24 @@ impl Metrics {
         self.of(cluster).hold_duration.record(duration);
     }
 
+    /// `cluster_failover_duration_seconds{cluster}`
+    pub fn record_failover_duration(&self, cluster: &str, duration: Duration) {
+        self.of(cluster).failover_duration.record(duration);
+    }
+
+    /// `hook_runs_total{cluster,event,result}`
+    pub fn count_hook(&self, cluster: &str, event: &'static str, result: &'static str) {
+        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (cluster.into(), event, result);
+        *hooks.runs.entry(key).or_default() += 1;
+    }
+
+    /// `hook_events_dropped_total{cluster}`
+    pub fn count_hook_dropped(&self, cluster: &str) {
+        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        *hooks.dropped.entry(cluster.into()).or_default() += 1;
+    }
+
     /// `config_reloads_total{result}`, `config_last_reload_*`
     pub fn count_reload(&self, accepted: bool) {
         let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,12 +172,15 @@ impl Metrics {
     /// Moves recorded samples into their buckets and forgets the histograms of
     /// clusters that are gone. Call it every few seconds: samples pile up until then.
     pub fn run_upkeep(&self, is_live: impl Fn(&str) -> bool) {
-        let mut histograms = self
-            .histograms
+        self.histograms
             .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        histograms.retain(|cluster, _| is_live(cluster));
-        for cluster in histograms.values() {
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|cluster, _| is_live(cluster));
+        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        hooks.runs.retain(|(cluster, ..), _| is_live(cluster));
+        hooks.dropped.retain(|cluster, _| is_live(cluster));
+        drop(hooks);
+        for cluster in self.all_histograms() {
             cluster.recorder.run_upkeep();
         }
     }
@@ -159,11 +191,17 @@ impl Metrics {
         let scrape = Scrape::default();
         self.publish_own(&scrape);
         publish(&scrape);
+        let histograms = self.all_histograms();
+        scrape.into_text(histograms.iter().map(|cluster| cluster.recorder.render()))
+    }
+
+    /// A copy: who takes its time with them must not hold the lock, which sessions wait for.
+    fn all_histograms(&self) -> Vec<Arc<ClusterHistograms>> {
         let histograms = self
             .histograms
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        scrape.into_text(histograms.values().map(|cluster| cluster.recorder.render()))
+        histograms.values().cloned().collect()
     }
 
     fn publish_own(&self, scrape: &Scrape) {
@@ -182,8 +220,19 @@ impl Metrics {
         scrape.gauge(&names::CONFIG_LAST_RELOAD_SUCCESSFUL, &[], successful);
         let last_success = reloads.last_success_epoch;
         scrape.gauge(&names::CONFIG_LAST_RELOAD_SUCCESS, &[], last_success);
+        self.publish_hooks(scrape);
         let log_dropped = self.log_dropped.load(Ordering::Relaxed);
         scrape.counter(&names::LOG_DROPPED, &[], log_dropped);
+    }
+
+    fn publish_hooks(&self, scrape: &Scrape) {
+        let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((cluster, event, result), count) in &hooks.runs {
+            scrape.counter(&names::HOOK_RUNS, &[cluster, event, result], *count);
+        }
+        for (cluster, count) in &hooks.dropped {
+            scrape.counter(&names::HOOK_EVENTS_DROPPED, &[cluster], *count);
+        }
     }
 
     fn of(&self, cluster: &str) -> Arc<ClusterHistograms> {
@@ -215,6 +264,7 @@ impl ClusterHistograms {
             connect_duration: histogram(&names::CONNECT_DURATION),
             check_duration: histogram(&names::HEALTH_CHECK_DURATION),
             hold_duration: histogram(&names::CLUSTER_HOLD_DURATION),
+            failover_duration: histogram(&names::CLUSTER_FAILOVER_DURATION),
             recorder: recorder.handle(),
         }
     }

@@ -100,6 +100,14 @@ metrics! {
     BACKEND_BYTES_SENT: Kind::Counter,
         "evergate_backend_bytes_sent_total", ["cluster", "backend"],
         "Bytes sent to this backend.";
+    BACKEND_ROLE: Kind::Gauge, "evergate_backend_role", ["cluster", "backend", "role"],
+        "1 for the backend's role, 0 for the others. Only where the health check tells roles.";
+    BACKEND_LAG_SECONDS: Kind::Gauge,
+        "evergate_backend_replication_lag_seconds", ["cluster", "backend"],
+        "How long a replica is behind its primary. Absent where nobody knows.";
+    BACKEND_LAG_BYTES: Kind::Gauge,
+        "evergate_backend_replication_lag_bytes", ["cluster", "backend"],
+        "How much a replica has not applied yet. Absent where nobody knows.";
     BACKEND_LAST_CHANGE: Kind::Gauge,
         "evergate_backend_last_change_timestamp_seconds", ["cluster", "backend"],
         "When health or admin state changed last, in seconds since the epoch.";
@@ -111,6 +119,10 @@ metrics! {
         "evergate_health_check_duration_seconds", ["cluster"],
         "How long health checks took.";
 
+    CLUSTER_HAS_PRIMARY: Kind::Gauge, "evergate_cluster_has_primary", ["cluster"],
+        "1 when a backend may be written to, else 0. Only where the health check tells roles.";
+    CLUSTER_SPLIT_BRAIN: Kind::Gauge, "evergate_cluster_split_brain", ["cluster"],
+        "1 while several backends claim to be primary and nobody is written to, else 0. Only where the health check tells roles.";
     CLUSTER_HELD: Kind::Gauge, "evergate_cluster_held_sessions", ["cluster"],
         "Sessions that wait now because no backend is eligible.";
     CLUSTER_HOLD_DURATION: Kind::Histogram(HOLD_BOUNDS),
@@ -118,8 +130,18 @@ metrics! {
         "How long sessions were held before they got a backend or were refused.";
     CLUSTER_QUEUED: Kind::Gauge, "evergate_cluster_queued_sessions", ["cluster"],
         "Sessions that wait now because every eligible backend is full.";
+    CLUSTER_FAILOVERS: Kind::Counter, "evergate_cluster_failovers_total", ["cluster", "kind"],
+        "Times that another backend became primary: after a failure, or after the old one had yielded.";
+    CLUSTER_FAILOVER_DURATION: Kind::Histogram(HOLD_BOUNDS),
+        "evergate_cluster_failover_duration_seconds", ["cluster"],
+        "From the first error to the first answer of the new primary.";
     CLUSTER_HEADROOM: Kind::Gauge, "evergate_cluster_headroom_backends", ["cluster"],
         "How many eligible backends may fail before the rest are full.";
+
+    HOOK_RUNS: Kind::Counter, "evergate_hook_runs_total", ["cluster", "event", "result"],
+        "Runs of hooks that ended: ok, failed or timeout.";
+    HOOK_EVENTS_DROPPED: Kind::Counter, "evergate_hook_events_dropped_total", ["cluster"],
+        "Events that a hook was not told of because too many waited for it.";
 
     ROUTING_TABLE_GENERATION: Kind::Gauge, "evergate_routing_table_generation", [],
         "Number of the routing table that is in use.";

@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
+use crate::routing;
 use crate::routing::ListenerEntry;
 
 /// Behind a proxy the access list is for the clients in its headers, and only
@@ -20,7 +19,5 @@ pub fn may_connect(entry: &ListenerEntry, peer: IpAddr) -> bool {
 
 /// `deny` wins; an empty `allow` allows everyone else.
 pub fn permits(entry: &ListenerEntry, address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    let in_any = |list: &[IpNet]| list.iter().any(|net| net.contains(&address));
-    !in_any(&entry.config.deny) && (entry.config.allow.is_empty() || in_any(&entry.config.allow))
+    routing::permits(&entry.config, address)
 }

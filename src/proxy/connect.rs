@@ -1,6 +1,7 @@
 //! From a greeted client to a connected backend: route, pick, dial; redispatch
 //! what failed before any byte was sent, wait where waiting may help.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -13,23 +14,26 @@ use crate::cluster::Name;
 use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
-use crate::config::ListenerConfig;
 use crate::net;
-use crate::protocol::proxy_header;
 use crate::proxy::Shared;
 use crate::proxy::dial;
 use crate::proxy::dial::DialError;
 use crate::proxy::dial::Target;
+use crate::proxy::dialect::Dialect;
+use crate::proxy::dialect::Peer;
 use crate::proxy::handshake::Greeted;
 use crate::proxy::handshake::Origin;
 use crate::proxy::hold;
+use crate::proxy::hold::Counting;
 use crate::proxy::hold::Turn;
 use crate::proxy::hold::WaitError;
 use crate::proxy::hold::Waiting;
+use crate::proxy::mysql::LateTls;
 use crate::proxy::place::Place;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::transport::Transport;
 use crate::report::Report;
+use crate::routing::BackendHandle;
 use crate::routing::ClusterTable;
 use crate::routing::Fate;
 use crate::routing::KeySource;
@@ -44,6 +48,11 @@ const LOGIN_PACE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Connected {
     pub backend: Transport,
+    /// What it has said already; the client gets it first.
+    pub answer: Vec<u8>,
+    /// For the session to begin.
+    pub late_tls: Option<LateTls>,
+    pub peer: Peer,
     pub place: Place,
     /// Backends tried so far, this one last.
     pub tried: Vec<BackendId>,
@@ -55,6 +64,7 @@ pub struct Connected {
 #[derive(Debug)]
 pub struct Again {
     pub origin: Origin,
+    pub dialect: Dialect,
     pub cluster: Name,
     pub tried: Vec<BackendId>,
     /// Backends that failed untouched so far; waiting forgets `tried`, but not this.
@@ -70,6 +80,7 @@ enum Step {
 
 struct Attempt {
     target: Target,
+    late_tls: Option<LateTls>,
     place: Place,
     max_attempts: usize,
 }
@@ -84,6 +95,10 @@ struct Journey<'a> {
     /// Dials since the last wait; at most `connect.attempts`.
     attempts: usize,
     last_failure: Option<Cause>,
+    /// A backend said so since the last wait, whatever limit the file has.
+    says_full: bool,
+    /// The last wait was in the queue: whoever waits there comes later.
+    is_called: bool,
     wait_started: Option<Instant>,
 }
 
@@ -106,34 +121,11 @@ pub async fn connect(
         attempts: tried.len(),
         tried,
         last_failure: None,
+        says_full: false,
+        is_called: false,
         wait_started: None,
     };
     journey.travel().await
-}
-
-/// The cluster for a requested server name: the first matching route, else the default.
-///
-/// # Errors
-/// No route matches and there is no default.
-pub fn route<'a>(config: &'a ListenerConfig, sni: Option<&str>) -> Result<&'a Name, SessionEnd> {
-    let routed = sni.and_then(|sni| {
-        let mut routes = config.routes.iter();
-        routes.find(|route| matches_sni(&route.sni, sni))
-    });
-    routed
-        .map(|route| &route.cluster)
-        .or(config.cluster.as_ref())
-        .ok_or_else(|| refusal(Side::Proxy, Phase::Handshake, Cause::NoRoute))
-}
-
-/// `*.example.com` matches exactly one more label.
-fn matches_sni(pattern: &str, sni: &str) -> bool {
-    match pattern.strip_prefix("*.") {
-        Some(parent) => sni
-            .split_once('.')
-            .is_some_and(|(label, rest)| !label.is_empty() && rest == parent),
-        None => pattern == sni,
-    }
 }
 
 impl Journey<'_> {
@@ -156,6 +148,10 @@ impl Journey<'_> {
                     }
                 }
                 Step::Wait(why, table) => {
+                    let why = match why {
+                        PickError::AllTried if self.says_full => PickError::AllFull,
+                        why => why,
+                    };
                     if why == PickError::AllTried {
                         self.pause(&table).await;
                     }
@@ -178,14 +174,17 @@ impl Journey<'_> {
             return Ok(Step::Wait(PickError::AllTried, Arc::clone(cluster)));
         }
         // Whoever waits for a place came first.
-        let held_back = self.cell.phase() != Phase::Queue && !cluster.handle.queue.is_empty();
+        let held_back = !self.is_called && !cluster.handle.queue(self.cell.intent.role).is_empty();
         if held_back {
             return Ok(Step::Wait(PickError::AllFull, Arc::clone(cluster)));
         }
+        let parameter = self.greeted.parameter(&cluster.config.balance.key);
         let request = PickRequest {
+            intent: self.cell.intent,
             source: KeySource {
                 client: self.greeted.origin.client,
                 sni: self.greeted.origin.sni.as_deref(),
+                login: self.greeted.origin.login.keys(parameter.as_deref()),
             },
             tried: &self.tried,
             now: Instant::now(),
@@ -198,23 +197,24 @@ impl Journey<'_> {
         let Some(address) = backend.address else {
             return Ok(Step::Wait(PickError::NoneEligible, Arc::clone(cluster)));
         };
-        let target = Target {
-            address,
-            tls: cluster.tls.clone().map(|tls| (tls, backend.config.clone())),
-            timeout: cluster.config.connect.timeout,
-            preamble: if cluster.config.send_proxy_protocol {
-                self.preamble()
-            } else {
-                Vec::new()
-            },
+        let mut target = Target::new(cluster, &backend.config, address, || {
+            self.greeted.origin.preamble(self.greeted.client.tcp())
+        });
+        // TLS begins behind the server's greeting, and behind the client's login.
+        let late_tls = match self.greeted.dialect {
+            Dialect::MySql => target.tls.take(),
+            Dialect::Opaque | Dialect::Postgres | Dialect::SealedPostgres | Dialect::Redis => None,
         };
+        let late_tls = late_tls.map(|(connector, config)| LateTls {
+            connector,
+            config,
+            address,
+        });
+        let limited = backend.config.max_connections.is_some() || self.greeted.dialect.tells_full();
         Ok(Step::Dial(Box::new(Attempt {
             target,
-            place: Place::new(
-                guard,
-                Arc::clone(&cluster.handle),
-                backend.config.max_connections.is_some(),
-            ),
+            late_tls,
+            place: Place::new(guard, Arc::clone(&cluster.handle), limited),
             max_attempts,
         })))
     }
@@ -222,16 +222,7 @@ impl Journey<'_> {
     fn has_free_place(&self) -> bool {
         let table = self.shared.table.load();
         let cluster = table.clusters.get(&self.cluster);
-        cluster.is_some_and(|cluster| cluster.has_free_place())
-    }
-
-    /// The PROXY header for a backend that wants one.
-    fn preamble(&self) -> Vec<u8> {
-        let client = self.greeted.origin.client;
-        let local = || self.greeted.client.tcp().local_addr().ok();
-        // A socket that has lost its address has lost its client, too.
-        let server = self.greeted.origin.server.or_else(local).unwrap_or(client);
-        proxy_header::encode_v2(client, server)
+        cluster.is_some_and(|cluster| cluster.has_free_place(self.cell.intent))
     }
 
     /// One dial. `Err(None)` = try another backend.
@@ -252,20 +243,82 @@ impl Journey<'_> {
         backend.record_latency(took, now);
         let metrics = &self.shared.metrics;
         metrics.record_connect_duration(&self.cluster, took);
+        let answer = match self.first_answer(&mut stream, &attempt).await {
+            Ok(answer) => answer,
+            Err(failed) => {
+                self.note_failure(&attempt, &failed);
+                return Err(None);
+            }
+        };
         self.tried.push(backend.id);
-        if let Fate::Sever { .. } = backend.fate() {
-            // It died while we connected, which its sessions are told and this one need not be.
+        if let Fate::Sever { .. } | Fate::Grace { .. } = backend.fate(self.cell.intent) {
+            // It died or was demoted while we connected, which its sessions are told and this one need not be.
             self.attempts += 1;
             return Err(None);
         }
-        self.cell.set_backend(Some(backend));
-        self.send_first_bytes(&mut stream).await.map_err(Some)?;
+        self.cell.set_backend(Some(Arc::clone(&backend)));
+        if answer.is_none() {
+            self.send_first_bytes(&mut stream).await.map_err(Some)?;
+        }
         Ok(Connected {
             backend: stream,
+            answer: answer.unwrap_or_default(),
+            late_tls: attempt.late_tls,
+            peer: Peer {
+                backend,
+                address: attempt.target.address,
+                role: self.cell.intent.role,
+            },
             place: attempt.place,
             tried: std::mem::take(&mut self.tried),
             max_attempts: attempt.max_attempts,
         })
+    }
+
+    /// Where the protocol has a first answer: sends what the client has said and waits for it.
+    async fn first_answer(
+        &self,
+        stream: &mut Transport,
+        attempt: &Attempt,
+    ) -> Result<Option<Vec<u8>>, DialError> {
+        let Greeted {
+            client,
+            dialect,
+            first_bytes,
+            ..
+        } = self.greeted;
+        let asked = Instant::now();
+        let patience = attempt.target.timeout;
+        let answer = tokio::select! {
+            biased;
+            answer = dialect.first_answer(client, stream, first_bytes, patience) => answer.transpose()?,
+            cause = self.until_unfit(attempt.place.backend()) => {
+                let error = io::Error::other("the backend was given up");
+                return Err(DialError { cause, error });
+            }
+        };
+        if answer.is_some() {
+            let now = Instant::now();
+            let latency = now.saturating_duration_since(asked);
+            attempt.place.backend().record_latency(latency, now);
+            self.cell.add_received(first_bytes.len());
+        }
+        Ok(answer)
+    }
+
+    /// Resolves when the sessions of a backend are to end: this one can still go elsewhere.
+    async fn until_unfit(&self, backend: &BackendHandle) -> Cause {
+        let mut published = self.shared.table.follow();
+        loop {
+            match backend.fate(self.cell.intent) {
+                Fate::Sever { cause } | Fate::Grace { cause, .. } => return cause,
+                Fate::Serve | Fate::Drain { .. } => {}
+            }
+            // The sender lives as long as the process.
+            if published.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     fn note_failure(&mut self, attempt: &Attempt, failed: &DialError) {
@@ -273,9 +326,9 @@ impl Journey<'_> {
         self.tried.push(backend.id);
         self.attempts += 1;
         self.last_failure = Some(failed.cause);
+        self.says_full |= failed.cause == Cause::TooManyConnections;
         backend.count_connect_error(failed.cause);
-        // Our own shortage is no evidence against a backend.
-        if failed.cause != Cause::OutOfResources {
+        if is_evidence(failed.cause) {
             self.shared.reporter.send(Report {
                 backend: backend.id,
                 cause: failed.cause,
@@ -335,12 +388,20 @@ impl Journey<'_> {
         let failover = &table.config.failover;
         let (result, phase) = match why {
             PickError::AllFull => {
-                let room = &table.handle.queue;
-                (waiting.queue(room, failover.queue).await, Phase::Queue)
+                let room = table.handle.queue(self.cell.intent.role);
+                let counting = match self.says_full {
+                    true => Counting::Theirs,
+                    false => Counting::Ours,
+                };
+                let queued = waiting.queue(room, failover.queue, counting);
+                (queued.await, Phase::Queue)
             }
             PickError::NoneEligible | PickError::AllTried => {
-                let room = &table.handle.hold;
-                (waiting.hold(room, failover.hold).await, Phase::Hold)
+                if !waiting.was_held() && !failover.hold.max_wait.is_zero() {
+                    table.handle.tally.count_held(Instant::now());
+                }
+                let room = table.handle.hold(self.cell.intent);
+                (waiting.hold(&room, failover.hold).await, Phase::Hold)
             }
         };
         match result {
@@ -348,10 +409,15 @@ impl Journey<'_> {
                 // The world has changed since: everyone may be tried again.
                 self.tried.clear();
                 self.attempts = 0;
+                self.says_full = false;
+                self.is_called = phase == Phase::Queue;
                 Ok(turn)
             }
             Err(error) => {
                 self.record_hold(waiting);
+                if error != WaitError::ClientGone {
+                    table.handle.tally.count_refused();
+                }
                 Err(self.refused(error, phase))
             }
         }
@@ -379,6 +445,18 @@ impl Journey<'_> {
     }
 }
 
+/// Our own shortage is no evidence against a backend, nor is what the control plane knows.
+fn is_evidence(cause: Cause) -> bool {
+    !matches!(
+        cause,
+        Cause::OutOfResources
+            | Cause::BackendDead
+            | Cause::BackendDemoted
+            | Cause::BackendFenced
+            | Cause::BackendLagging
+    )
+}
+
 /// Lets the next held session go a moment after this one is connected.
 fn pass_on(turn: Option<Turn>) {
     if let Some(turn) = turn {
@@ -397,18 +475,4 @@ thread_local! {
     /// Each worker draws its own numbers.
     static RANDOM: std::cell::RefCell<fastrand::Rng> =
         std::cell::RefCell::new(fastrand::Rng::new());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wildcard_matches_exactly_one_label() {
-        assert!(matches_sni("*.example.com", "db.example.com"));
-        assert!(!matches_sni("*.example.com", "example.com"));
-        assert!(!matches_sni("*.example.com", "a.db.example.com"));
-        assert!(matches_sni("db.example.com", "db.example.com"));
-        assert!(!matches_sni("db.example.com", "other.example.com"));
-    }
 }

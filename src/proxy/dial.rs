@@ -2,18 +2,22 @@
 //! nothing was sent yet.
 
 use std::io;
+use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::time::Instant as TokioInstant;
 use tokio::time::timeout_at;
 
 use crate::cluster::Cause;
 use crate::config::BackendConfig;
+use crate::config::Protocol;
 use crate::net;
+use crate::proxy::postgres;
 use crate::proxy::transport::Transport;
+use crate::routing::ClusterTable;
 use crate::tls::TlsConnector;
 
 /// What one attempt needs to know about its backend; taken from the table, so
@@ -21,6 +25,10 @@ use crate::tls::TlsConnector;
 #[derive(Debug)]
 pub struct Target {
     pub address: SocketAddr,
+    /// Local addresses to connect from; empty = the system chooses.
+    pub source: Arc<[IpAddr]>,
+    /// Says how TLS begins.
+    pub protocol: Protocol,
     /// With the backend's settings, which say what name to verify.
     pub tls: Option<(TlsConnector, BackendConfig)>,
     pub timeout: Duration,
@@ -33,6 +41,30 @@ pub struct Target {
 pub struct DialError {
     pub cause: Cause,
     pub error: io::Error,
+}
+
+impl Target {
+    /// A backend of this cluster, at an address that it has or had. The preamble is made only
+    /// for a cluster that wants one.
+    pub fn new(
+        cluster: &ClusterTable,
+        backend: &BackendConfig,
+        address: SocketAddr,
+        preamble: impl FnOnce() -> Vec<u8>,
+    ) -> Self {
+        Self {
+            address,
+            source: Arc::clone(&cluster.config.connect.source),
+            protocol: cluster.config.protocol,
+            tls: cluster.tls.clone().map(|tls| (tls, backend.clone())),
+            timeout: cluster.config.connect.timeout,
+            preamble: if cluster.config.send_proxy_protocol {
+                preamble()
+            } else {
+                Vec::new()
+            },
+        }
+    }
 }
 
 /// Connects within the target's timeout, TLS handshake included.
@@ -51,7 +83,7 @@ pub async fn dial(target: &Target) -> Result<Transport, DialError> {
 }
 
 async fn connect(target: &Target) -> Result<Transport, DialError> {
-    let tcp = connect_tcp(target.address)
+    let tcp = net::connect(target.address, &target.source)
         .await
         .map_err(|error| DialError {
             cause: match net::cause_of(&error) {
@@ -61,10 +93,14 @@ async fn connect(target: &Target) -> Result<Transport, DialError> {
             },
             error,
         })?;
-    let tcp = send_preamble(tcp, &target.preamble).await?;
+    let mut tcp = send_preamble(tcp, &target.preamble).await?;
     let Some((tls, config)) = &target.tls else {
         return Ok(Transport::Plain(tcp));
     };
+    match target.protocol {
+        Protocol::Postgres => postgres::ask_for_tls(&mut tcp).await?,
+        Protocol::Tcp | Protocol::MySql | Protocol::Redis => {}
+    }
     match tls.connect(config, target.address, tcp).await {
         Ok(stream) => Ok(Transport::Backend(Box::new(stream))),
         Err(error) => Err(DialError {
@@ -75,16 +111,6 @@ async fn connect(target: &Target) -> Result<Transport, DialError> {
             error,
         }),
     }
-}
-
-async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    socket.set_nodelay(true)?;
-    socket.connect(address).await
 }
 
 async fn send_preamble(tcp: TcpStream, preamble: &[u8]) -> Result<TcpStream, DialError> {

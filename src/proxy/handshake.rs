@@ -1,5 +1,6 @@
 //! What a client says before its first byte goes anywhere: the PROXY header, the
-//! ClientHello, the TLS handshake. Together they have `handshake_timeout`.
+//! ClientHello, the TLS handshake, the login as far as its protocol is understood.
+//! Together they have `handshake_timeout`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +13,8 @@ use crate::cluster::Cause;
 use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
+use crate::config::HashKey;
+use crate::config::Protocol;
 use crate::net;
 use crate::protocol::client_hello;
 use crate::protocol::client_hello::ClientHello;
@@ -20,10 +23,14 @@ use crate::protocol::proxy_header;
 use crate::protocol::proxy_header::MAX_V2_BYTES;
 use crate::protocol::proxy_header::ProxyHeader;
 use crate::protocol::proxy_header::Source;
+use crate::proxy::Shared;
 use crate::proxy::access::permits;
+use crate::proxy::dialect::Dialect;
+use crate::proxy::postgres;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
+use crate::routing::LoginKeys;
 
 /// A client before its first byte has gone anywhere.
 #[derive(Debug)]
@@ -32,6 +39,7 @@ pub struct Greeted {
     /// Read ahead from the client; the backend gets it first.
     pub first_bytes: Vec<u8>,
     pub origin: Origin,
+    pub dialect: Dialect,
 }
 
 /// What is known of a client: all that a pick and a PROXY header need.
@@ -42,21 +50,68 @@ pub struct Origin {
     /// Where the client connected to, when a PROXY header says so.
     pub server: Option<SocketAddr>,
     pub sni: Option<String>,
+    pub login: Login,
+}
+
+/// Who a client says it is, where its protocol is understood.
+#[derive(Debug, Clone, Default)]
+pub struct Login {
+    pub user: Option<String>,
+    pub database: Option<String>,
+}
+
+impl Login {
+    /// What a hash may use of it.
+    pub fn keys<'a>(&'a self, parameter: Option<&'a str>) -> LoginKeys<'a> {
+        LoginKeys {
+            user: self.user.as_deref(),
+            database: self.database.as_deref(),
+            parameter,
+        }
+    }
+}
+
+impl Origin {
+    /// The PROXY header for a backend that wants one.
+    pub fn preamble(&self, client: &TcpStream) -> Vec<u8> {
+        let local = || client.local_addr().ok();
+        // A socket that has lost its address has lost its client, too.
+        let server = self.server.or_else(local).unwrap_or(self.client);
+        proxy_header::encode_v2(self.client, server)
+    }
+}
+
+impl Greeted {
+    /// The value that `key` hashes, where it is a parameter of the login.
+    pub fn parameter(&self, key: &HashKey) -> Option<String> {
+        match (key, self.dialect) {
+            (HashKey::StartupParameter(name), Dialect::Postgres) => {
+                postgres::parameter(&self.first_bytes, name)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Does all that the listener asks for.
 ///
 /// # Errors
-/// Who failed and how; the client has seen nothing but a close.
+/// Who failed and how; the client was told where its protocol has words for it.
 pub async fn greet(
     tcp: TcpStream,
     peer: SocketAddr,
     entry: &ListenerEntry,
+    shared: &Shared,
     cell: &SessionCell,
 ) -> Result<Greeted, SessionEnd> {
     let config = &entry.config;
-    let peeks = entry.tls.is_none() && !config.routes.is_empty();
-    if config.proxy_protocol.is_none() && entry.tls.is_none() && !peeks {
+    let is_silent = match config.protocol {
+        // TLS, too, comes after the server's greeting.
+        Protocol::MySql => true,
+        Protocol::Tcp | Protocol::Redis => entry.tls.is_none() && config.routes.is_empty(),
+        Protocol::Postgres => false,
+    };
+    if config.proxy_protocol.is_none() && is_silent {
         return Ok(Greeted {
             client: Transport::Plain(tcp),
             first_bytes: Vec::new(),
@@ -64,26 +119,38 @@ pub async fn greet(
                 client: peer,
                 server: None,
                 sni: None,
+                login: Login::default(),
             },
+            dialect: silent_dialect(config.protocol),
         });
     }
     cell.set_phase(Phase::Handshake);
-    match timeout(config.handshake_timeout, negotiate(tcp, peer, entry, peeks)).await {
+    match timeout(
+        config.handshake_timeout,
+        negotiate(tcp, peer, entry, shared),
+    )
+    .await
+    {
         Ok(result) => result,
         Err(_) => Err(refused(Side::Client, Cause::HandshakeTimeout)),
     }
 }
 
-async fn negotiate(
+/// As [`greet`], without its limit of time.
+///
+/// # Errors
+/// As for [`greet`].
+pub async fn negotiate(
     mut tcp: TcpStream,
     peer: SocketAddr,
     entry: &ListenerEntry,
-    peeks: bool,
+    shared: &Shared,
 ) -> Result<Greeted, SessionEnd> {
     let mut origin = Origin {
         client: peer,
         server: None,
         sni: None,
+        login: Login::default(),
     };
     if entry.config.proxy_protocol.is_some() {
         let source = read_proxy_header(&mut tcp).await?;
@@ -95,11 +162,40 @@ async fn negotiate(
             return Err(refused(Side::Proxy, Cause::Denied));
         }
     }
+    match entry.config.protocol {
+        Protocol::Tcp | Protocol::Redis => open_opaque(tcp, origin, entry).await,
+        Protocol::MySql => Ok(Greeted {
+            client: Transport::Plain(tcp),
+            first_bytes: Vec::new(),
+            origin,
+            dialect: Dialect::MySql,
+        }),
+        Protocol::Postgres => postgres::greet(tcp, origin, entry, shared).await,
+    }
+}
+
+/// What follows a beginning in which the client need not say anything.
+fn silent_dialect(protocol: Protocol) -> Dialect {
+    match protocol {
+        Protocol::Redis => Dialect::Redis,
+        Protocol::MySql => Dialect::MySql,
+        Protocol::Tcp | Protocol::Postgres => Dialect::Opaque,
+    }
+}
+
+/// TLS and the server name in it: all that can be known of bytes nobody understands.
+async fn open_opaque(
+    tcp: TcpStream,
+    origin: Origin,
+    entry: &ListenerEntry,
+) -> Result<Greeted, SessionEnd> {
     let mut greeted = Greeted {
         client: Transport::Plain(tcp),
         first_bytes: Vec::new(),
         origin,
+        dialect: silent_dialect(entry.config.protocol),
     };
+    let peeks = !entry.config.routes.is_empty();
     match (&entry.tls, greeted.client) {
         (Some(acceptor), Transport::Plain(tcp)) => {
             let tls = acceptor.accept(tcp).await.map_err(tls_failed)?;
@@ -156,7 +252,7 @@ async fn read_client_hello(tcp: &mut TcpStream) -> Result<(Option<String>, Vec<u
     }
 }
 
-fn tls_failed(error: io::Error) -> SessionEnd {
+pub fn tls_failed(error: io::Error) -> SessionEnd {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => refused(Side::Client, Cause::Closed),
         io::ErrorKind::ConnectionReset => refused(Side::Client, Cause::Reset),
@@ -167,11 +263,11 @@ fn tls_failed(error: io::Error) -> SessionEnd {
     }
 }
 
-fn client_failed(error: &io::Error) -> SessionEnd {
+pub fn client_failed(error: &io::Error) -> SessionEnd {
     refused(Side::Client, net::cause_of(error))
 }
 
-fn refused(side: Side, cause: Cause) -> SessionEnd {
+pub fn refused(side: Side, cause: Cause) -> SessionEnd {
     SessionEnd {
         side,
         phase: Phase::Handshake,

@@ -19,6 +19,9 @@ use crate::routing::WaitingRoom;
 /// How often a waiting session looks whether its client is still there, and the
 /// first in line whether a table or a place it was not told of lets it go.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// The same where only the backend knows when a place is free: a server frees a connection's
+/// slot a moment after the connection has ended. Each look costs it a refused connection.
+const ASKING_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One session's waiting, over several turns, with one deadline per room.
 #[derive(Debug)]
@@ -36,6 +39,15 @@ struct Wait {
     deadline: Instant,
     /// The ticket was used: the place has to be taken again.
     used: bool,
+}
+
+/// Who knows whether a full backend has a free place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// We do: it has as many places as the file says.
+    Ours,
+    /// It has to be asked.
+    Theirs,
 }
 
 /// Why waiting came to nothing.
@@ -79,7 +91,7 @@ impl<'a> Waiting<'a> {
     ) -> Result<Turn, WaitError> {
         self.cell.set_phase(Phase::Hold);
         self.leave_queue();
-        wait(&mut self.hold, room, limit, self.client).await
+        wait(&mut self.hold, room, limit, (self.client, LOOK_INTERVAL)).await
     }
 
     /// Whoever leaves the line unserved lets the next one try: the leaver may have had a
@@ -112,9 +124,14 @@ impl<'a> Waiting<'a> {
         &mut self,
         room: &Arc<WaitingRoom>,
         limit: WaitLimit,
+        counting: Counting,
     ) -> Result<Turn, WaitError> {
         self.cell.set_phase(Phase::Queue);
-        wait(&mut self.queue, room, limit, self.client).await
+        let interval = match counting {
+            Counting::Ours => LOOK_INTERVAL,
+            Counting::Theirs => ASKING_INTERVAL,
+        };
+        wait(&mut self.queue, room, limit, (self.client, interval)).await
     }
 }
 
@@ -128,8 +145,10 @@ async fn wait(
     slot: &mut Option<Wait>,
     room: &Arc<WaitingRoom>,
     limit: WaitLimit,
-    client: &TcpStream,
+    (client, interval): (&TcpStream, Duration),
 ) -> Result<Turn, WaitError> {
+    // The cluster was removed and is back: its old room lets everybody go, again and again.
+    let moved = slot.take_if(|wait| !Arc::ptr_eq(&wait.room, room));
     let wait = match slot {
         Some(wait) => wait,
         None => {
@@ -142,7 +161,7 @@ async fn wait(
             slot.insert(Wait {
                 room: Arc::clone(room),
                 ticket,
-                deadline: Instant::now() + limit.max_wait,
+                deadline: moved.map_or_else(|| Instant::now() + limit.max_wait, |it| it.deadline),
                 used: false,
             })
         }
@@ -158,7 +177,7 @@ async fn wait(
         wait.ticket.again();
     }
     loop {
-        let look = (Instant::now() + LOOK_INTERVAL).min(wait.deadline);
+        let look = (Instant::now() + interval).min(wait.deadline);
         tokio::select! {
             biased;
             release = wait.ticket.turn() => {
@@ -190,5 +209,41 @@ pub fn refusal(error: WaitError, phase: Phase) -> Cause {
         (WaitError::Full, Phase::Queue) => Cause::QueueFull,
         (WaitError::TimedOut, _) => Cause::HoldTimeout,
         (WaitError::Full, _) => Cause::HoldFull,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::registry::tests::session;
+    use tokio::net::TcpListener;
+
+    /// Went wrong once: it got turn after turn from the room that was left, and spun until its
+    /// deadline.
+    #[tokio::test]
+    async fn who_waited_for_a_cluster_that_was_removed_and_is_back_waits_in_its_new_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, _peer) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let client = client.unwrap();
+        let cell = session(Duration::ZERO, std::time::Instant::now());
+        let mut waiting = Waiting::new(&cell, &client);
+        let limit = WaitLimit {
+            max_wait: Duration::from_millis(300),
+            max_sessions: 1,
+        };
+        let (left, new) = (Arc::default(), Arc::default());
+        WaitingRoom::open(&left, usize::MAX);
+        drop(waiting.hold(&left, limit).await.unwrap());
+
+        let mut turns = 0;
+        let error = loop {
+            match waiting.hold(&new, limit).await {
+                Ok(_) => turns += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, WaitError::TimedOut);
+        assert!(turns <= 3, "{turns} turns");
     }
 }

@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 use std::net::TcpListener as StdTcpListener;
 use std::net::TcpStream as StdTcpStream;
 use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
 use std::time::Duration;
 use std::time::Instant;
 
 use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::cluster::Cause;
 use crate::cluster::Name;
@@ -21,10 +24,13 @@ use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::config::KeepaliveConfig;
 use crate::config::ListenerConfig;
+use crate::config::Protocol;
 use crate::net;
 use crate::net::Keepalive;
 use crate::proxy::Shared;
 use crate::proxy::access::may_connect;
+use crate::proxy::mysql;
+use crate::proxy::redis;
 use crate::proxy::session;
 use crate::proxy::worker::Worker;
 use crate::routing::ListenerEntry;
@@ -32,6 +38,14 @@ use crate::routing::RoutingTable;
 
 /// Without descriptors or memory, accept() would fail again at once and spin.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
+/// A client whose handshake is under way when its listener closes may finish it: one round
+/// trip between regions, and short enough for a reload that wants the address back.
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(50);
+/// How long an accept queue stays empty until it counts as served.
+const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// A closing listener without descriptors for its queue gives up after this: whoever waits
+/// for its address, or for the end of the process, must not wait forever.
+const MAX_CLOSING: Duration = Duration::from_secs(1);
 
 /// A bound socket that does not accept yet.
 #[derive(Debug)]
@@ -41,14 +55,44 @@ pub struct BoundListener {
     pub socket: StdTcpListener,
 }
 
-/// A listener that accepts until it is dropped.
+/// A listener that accepts until it is closed or dropped.
 #[derive(Debug)]
 pub struct RunningListener {
     pub bind: SocketAddr,
     /// The address in fact: `bind` may say port 0.
     pub local: SocketAddr,
     socket: StdTcpListener,
-    stop: CancellationToken,
+    last_entry: LastEntry,
+    close: oneshot::Sender<Successor>,
+    task: JoinHandle<()>,
+}
+
+/// A listener that serves its accept queue and then frees its address.
+#[derive(Debug)]
+pub struct ClosingListener {
+    pub bind: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+/// Who takes new clients of an address while its listener closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Successor {
+    Nobody,
+    /// Another listener's place contains this one, or is part of it.
+    Overlapping,
+}
+
+/// The entry of the newest table that has this listener: those who still wait in the accept
+/// queue of a removed listener are served by its rules.
+type LastEntry = Arc<RwLock<Arc<ListenerEntry>>>;
+
+/// What an accepting task works for.
+struct Door {
+    name: Name,
+    bind: SocketAddr,
+    last_entry: LastEntry,
+    shared: Arc<Shared>,
+    home: Arc<Worker>,
 }
 
 /// One accepted connection on its way to its worker.
@@ -72,25 +116,33 @@ impl RunningListener {
     /// Starts to accept on the worker's thread.
     ///
     /// # Errors
-    /// Descriptors ran out.
+    /// Descriptors ran out, or the table does not have this listener.
     pub fn start(
         bound: BoundListener,
         shared: Arc<Shared>,
         home: &Arc<Worker>,
     ) -> io::Result<Self> {
-        let stop = CancellationToken::new();
-        let running = Self {
-            bind: bound.bind,
-            local: bound.socket.local_addr()?,
-            socket: bound.socket.try_clone()?,
-            stop: stop.clone(),
+        let BoundListener { name, bind, socket } = bound;
+        let entry = owner(&shared.table.load(), &name, bind).cloned();
+        let entry = entry.ok_or(io::ErrorKind::NotFound)?;
+        let last_entry: LastEntry = Arc::new(RwLock::new(entry));
+        let (local, kept) = (socket.local_addr()?, socket.try_clone()?);
+        let (close, closing) = oneshot::channel();
+        let door = Door {
+            name,
+            bind,
+            last_entry: Arc::clone(&last_entry),
+            shared,
+            home: Arc::clone(home),
         };
-        let worker = Arc::clone(home);
-        home.handle.spawn(async move {
-            let accepting = accept_all(bound, shared, worker);
-            stop.run_until_cancelled(accepting).await;
-        });
-        Ok(running)
+        Ok(Self {
+            bind,
+            local,
+            socket: kept,
+            last_entry,
+            close,
+            task: home.handle.spawn(serve(door, socket, closing)),
+        })
     }
 
     /// A second handle on the same socket, for a listener that takes it over.
@@ -113,24 +165,35 @@ impl RunningListener {
     ///
     /// # Errors
     /// As setsockopt(2) and listen(2).
-    pub fn configure(&self, config: &ListenerConfig) -> io::Result<()> {
+    pub fn configure(&self, entry: &Arc<ListenerEntry>) -> io::Result<()> {
+        let last = self.last_entry.write();
+        *last.unwrap_or_else(PoisonError::into_inner) = Arc::clone(entry);
+        let config = &entry.config;
         net::set_keepalive(&self.socket, keepalive(&config.keepalive))?;
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
         SockRef::from(&self.socket).listen(backlog)
     }
 
-    /// Frees the address at once, so that the next reload can bind it again.
-    pub fn close(self) {
-        // First, or accept() fails again and again until its task is told.
-        self.stop.cancel();
-        // The socket listens, so the only error is that it does not any more.
-        let _ = SockRef::from(&self.socket).shutdown(Shutdown::Both);
+    /// Takes no new handshakes, serves who is through with its own, then frees the address.
+    pub fn close(self, successor: Successor) -> ClosingListener {
+        // A task that is gone has closed already.
+        let _ = self.close.send(successor);
+        ClosingListener {
+            bind: self.bind,
+            task: self.task,
+        }
     }
 }
 
-impl Drop for RunningListener {
-    fn drop(&mut self) {
-        self.stop.cancel();
+impl ClosingListener {
+    /// Until the address is free; at most a little longer than [`MAX_CLOSING`].
+    pub async fn closed(self) {
+        // A task that panicked or was dropped with its worker has closed, too.
+        let _ = self.task.await;
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.task.is_finished()
     }
 }
 
@@ -144,22 +207,73 @@ pub fn keepalive(config: &KeepaliveConfig) -> Keepalive {
     }
 }
 
-async fn accept_all(bound: BoundListener, shared: Arc<Shared>, home: Arc<Worker>) {
-    let BoundListener { name, bind, socket } = bound;
-    let socket = loop {
-        match socket.try_clone().and_then(TcpListener::from_std) {
-            Ok(socket) => break socket,
-            Err(error) => pause(&name, &shared, &error).await,
+/// Accepts until the listener is closed, then what is queued; ends at once when it is dropped.
+async fn serve(door: Door, socket: StdTcpListener, closing: oneshot::Receiver<Successor>) {
+    let accepting = async {
+        let listener = door.register(&socket).await;
+        loop {
+            let accepted = listener.accept().await;
+            door.let_in(accepted).await;
         }
     };
-    loop {
-        match socket.accept().await {
-            Ok((client, peer)) => admit((&name, bind), &shared, &home, client, peer),
-            Err(error) if net::is_out_of_resources(&error) => pause(&name, &shared, &error).await,
+    let successor = tokio::select! {
+        biased;
+        successor = closing => successor,
+        () = accepting => return,
+    };
+    if let Ok(successor) = successor {
+        let patience = tokio::time::Instant::now() + MAX_CLOSING;
+        // Nothing is left to do for those whom we have no descriptors for.
+        let _ = tokio::time::timeout_at(patience, door.empty(&socket, successor)).await;
+        // The socket listens, so the only error is that it does not any more.
+        let _ = SockRef::from(&socket).shutdown(Shutdown::Both);
+    }
+}
+
+impl Door {
+    async fn register(&self, socket: &StdTcpListener) -> TcpListener {
+        loop {
+            match socket.try_clone().and_then(TcpListener::from_std) {
+                Ok(listener) => return listener,
+                Err(error) => pause(&self.name, &self.shared, &error).await,
+            }
+        }
+    }
+
+    /// Admits one client, or waits out what keeps it from being accepted.
+    async fn let_in(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
+        match accepted {
+            Ok((client, peer)) => admit(self, client, peer),
+            Err(error) if net::is_out_of_resources(&error) => {
+                pause(&self.name, &self.shared, &error).await;
+            }
             // The client went away between SYN and accept: its problem, not the listener's.
             Err(error) => {
-                tracing::debug!(listener = %name, %error, "accept failed for one client");
+                tracing::debug!(listener = %self.name, %error, "accept failed for one client");
                 tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Serves everyone whose handshake is complete or under way. The kernel resets those
+    /// who are in the queue when the socket closes, although their connect succeeded.
+    async fn empty(&self, socket: &StdTcpListener, successor: Successor) {
+        let listener = self.register(socket).await;
+        let mut handshakes_end = tokio::time::Instant::now();
+        // With a successor, whoever is ignored here would be kept from it.
+        if successor == Successor::Nobody {
+            match net::ignore_new_handshakes(&listener) {
+                Ok(()) => handshakes_end += HANDSHAKE_GRACE,
+                Err(error) => {
+                    tracing::debug!(listener = %self.name, %error, "new handshakes go on");
+                }
+            }
+        }
+        loop {
+            match tokio::time::timeout(QUEUE_LOOK_INTERVAL, listener.accept()).await {
+                Ok(accepted) => self.let_in(accepted).await,
+                Err(_) if tokio::time::Instant::now() >= handshakes_end => return,
+                Err(_) => {}
             }
         }
     }
@@ -194,29 +308,49 @@ fn owner<'table>(
 }
 
 /// Checks the limits and the access list, then hands the connection to a worker.
-fn admit(
-    (name, bind): (&Name, SocketAddr),
-    shared: &Arc<Shared>,
-    home: &Arc<Worker>,
-    client: TcpStream,
-    peer: SocketAddr,
-) {
+fn admit(door: &Door, client: TcpStream, peer: SocketAddr) {
+    let Door {
+        name, shared, home, ..
+    } = door;
     // An IPv4 client of a dual-stack socket is shown, matched and hashed as what it is.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let table = shared.table.load();
-    // Removed a moment ago: nobody listens here any more.
-    let Some(entry) = owner(&table, name, bind) else {
-        return;
+    let entry = match owner(&table, name, door.bind) {
+        Some(entry) => Arc::clone(entry),
+        None => {
+            let last = door.last_entry.read();
+            Arc::clone(&last.unwrap_or_else(PoisonError::into_inner))
+        }
     };
-    if let Some(cause) = refusal(shared, entry, table.max_connections, peer) {
+    if let Some(cause) = refusal(shared, &entry, table.max_connections, peer) {
         entry.handle.count_rejected(cause);
-        shared.metrics.count_session_end(SessionEnd {
+        let end = SessionEnd {
             side: Side::Proxy,
             phase: Phase::Accept,
             cause,
-        });
+        };
+        shared.metrics.count_session_end(end);
         if let Some(admitted) = shared.refusal_warnings.admit(cause, Instant::now()) {
             tracing::warn!(listener = %name, client = %peer, %cause, suppressed = admitted.suppressed, "connection refused");
+        }
+        match entry.config.protocol {
+            Protocol::Postgres => {
+                let shared = Arc::clone(shared);
+                let refusals = Arc::clone(&shared.door_refusals);
+                refusals.tell(client, peer, end, entry, shared);
+            }
+            Protocol::MySql => {
+                if let Some(words) = mysql::refusal(end, entry.config.intent.role) {
+                    shared.door_refusals.say(client, words);
+                }
+            }
+            // Words in the clear are noise to a client that waits for TLS.
+            Protocol::Redis if entry.tls.is_none() => {
+                if let Some(words) = redis::refusal(end, entry.config.intent.role) {
+                    shared.door_refusals.say(client, words);
+                }
+            }
+            Protocol::Tcp | Protocol::Redis => {}
         }
         return;
     }
@@ -238,7 +372,7 @@ fn admit(
     let accepted = Accepted {
         socket,
         peer,
-        entry: Arc::clone(entry),
+        entry,
     };
     session::spawn(accepted, Arc::clone(shared), worker);
 }

@@ -3,15 +3,23 @@
 mod access;
 mod connect;
 mod dial;
+mod dialect;
+mod flow;
 mod handshake;
 mod hold;
+mod in_force;
 mod listener;
+mod mysql;
 mod pipe;
 mod place;
+mod postgres;
+mod redis;
 mod registry;
 mod relay;
+mod route;
 mod session;
 mod transport;
+mod witness;
 mod worker;
 
 use std::collections::HashMap;
@@ -32,8 +40,14 @@ use crate::config::Config;
 use crate::config::ListenerConfig;
 use crate::metrics::Metrics;
 use crate::net;
+use crate::proxy::in_force::InForce;
+use crate::proxy::in_force::SharedInForce;
 use crate::proxy::listener::BoundListener;
+use crate::proxy::listener::ClosingListener;
 use crate::proxy::listener::RunningListener;
+use crate::proxy::listener::Successor;
+use crate::proxy::postgres::CancelKeys;
+use crate::proxy::postgres::DoorRefusals;
 use crate::proxy::worker::Worker;
 use crate::proxy::worker::WorkerThread;
 use crate::report::Reporter;
@@ -56,6 +70,9 @@ pub struct Shared {
     pub accept_warnings: CauseLimits,
     pub refusal_warnings: CauseLimits,
     pub dial_warnings: CauseLimits,
+    listeners_in_force: SharedInForce,
+    pub cancel_keys: Arc<CancelKeys>,
+    pub door_refusals: Arc<DoorRefusals>,
     workers: Vec<Arc<Worker>>,
     active: AtomicUsize,
     last_session_id: AtomicU64,
@@ -66,6 +83,8 @@ pub struct Shared {
 pub struct Proxy {
     shared: Arc<Shared>,
     listeners: HashMap<Name, RunningListener>,
+    /// Those whose address may not be free yet.
+    closing: Vec<ClosingListener>,
     /// Last: sessions end before the threads that run them.
     threads: Vec<WorkerThread>,
 }
@@ -143,6 +162,9 @@ impl Proxy {
             accept_warnings: CauseLimits::default(),
             refusal_warnings: CauseLimits::default(),
             dial_warnings: CauseLimits::default(),
+            listeners_in_force: SharedInForce::default(),
+            cancel_keys: Arc::default(),
+            door_refusals: Arc::default(),
             workers: running,
             active: AtomicUsize::new(0),
             last_session_id: AtomicU64::new(0),
@@ -150,8 +172,19 @@ impl Proxy {
         Ok(Self {
             shared: Arc::new(shared),
             listeners: HashMap::new(),
+            closing: Vec::new(),
             threads,
         })
+    }
+
+    /// Waits for the listeners that are closing where the configuration wants to listen.
+    pub async fn make_way(&mut self, config: &Config) {
+        let wanted: HashSet<_> = config.listeners.iter().map(|it| it.bind.port()).collect();
+        self.closing.retain(|closing| !closing.is_closed());
+        let in_the_way = |closing: &mut ClosingListener| wanted.contains(&closing.bind.port());
+        for closing in self.closing.extract_if(.., in_the_way) {
+            closing.closed().await;
+        }
     }
 
     /// Binds what a new configuration needs and this one does not have. Changes nothing.
@@ -222,6 +255,11 @@ impl Proxy {
 
     /// Stops removed listeners and starts new ones; the table that names them is published.
     pub fn commit(&mut self, bound: Bound, config: &Config) {
+        // First, so that new listeners are known before their first session.
+        let deadline = Instant::now() + config.drain_timeout;
+        let in_force = InForce::new(&config.listeners, deadline);
+        let registries = self.shared.workers.iter().map(|worker| &worker.registry);
+        self.shared.listeners_in_force.publish(in_force, registries);
         let taken_over: Vec<_> = bound.fresh.iter().map(|fresh| fresh.bind).collect();
         let wanted: HashMap<_, _> = config
             .listeners
@@ -238,21 +276,27 @@ impl Proxy {
         self.listeners = kept;
         for (name, running) in stopped {
             tracing::info!(listener = %name, bind = %running.bind, "listener stopped");
-            if !taken_over.contains(&running.bind) {
-                running.close();
+            if taken_over.contains(&running.bind) {
+                continue;
             }
+            let same_port = |other: &SocketAddr| other.port() == running.bind.port();
+            let successor = match taken_over.iter().any(same_port) {
+                true => Successor::Overlapping,
+                false => Successor::Nobody,
+            };
+            self.closing.push(running.close(successor));
         }
         for fresh in bound.fresh {
             self.listen(fresh);
         }
+        let table = self.shared.table.load();
         for (name, running) in &self.listeners {
-            if let Some(listener) = wanted.get(name)
-                && let Err(error) = running.configure(listener)
+            if let Some(entry) = table.listeners.get(name)
+                && let Err(error) = running.configure(entry)
             {
                 tracing::warn!(listener = %name, %error, "socket options could not be set");
             }
         }
-        self.follow_listeners(&wanted, config.drain_timeout);
     }
 
     fn listen(&mut self, fresh: BoundListener) {
@@ -264,23 +308,6 @@ impl Proxy {
                 self.listeners.insert(name, running);
             }
             Err(error) => tracing::error!(listener = %name, %error, "listener could not start"),
-        }
-    }
-
-    /// Sessions of a listener that is gone may go on for `drain_timeout`. It is not gone while
-    /// its name or its address is in the file: it was rebound or renamed.
-    fn follow_listeners(&self, wanted: &HashMap<&Name, &ListenerConfig>, drain_timeout: Duration) {
-        let deadline = Instant::now() + drain_timeout;
-        let addresses: HashSet<_> = wanted.values().map(|listener| listener.bind).collect();
-        for worker in &self.shared.workers {
-            worker.registry.for_each(|cell| {
-                let renamed = addresses.contains(&cell.bind);
-                if renamed || wanted.contains_key(&cell.listener.name) {
-                    cell.clear_deadline(Cause::ListenerRemoved);
-                } else {
-                    cell.set_deadline(deadline, Cause::ListenerRemoved);
-                }
-            });
         }
     }
 
@@ -309,13 +336,23 @@ impl Proxy {
         self.shared.active()
     }
 
-    /// Stops accepting and lets sessions finish for `timeout`; severs the rest and
+    /// Stops accepting, serves who is connected by then, and lets sessions finish for `timeout`; severs the rest and
     /// returns how many that were.
     pub async fn drain(&mut self, timeout: Duration) -> usize {
-        for (_, running) in self.listeners.drain() {
-            running.close();
+        let closing = self.listeners.drain();
+        let closing = closing.map(|(_, running)| running.close(Successor::Nobody));
+        self.closing.extend(closing);
+        for closing in self.closing.drain(..) {
+            closing.closed().await;
         }
         let deadline = Instant::now() + timeout;
+        for worker in &self.shared.workers {
+            worker
+                .registry
+                .for_each(|cell| cell.finish(Cause::Shutdown));
+            // Those in no transaction now, the others when theirs ends.
+            worker.registry.sweep(Instant::now());
+        }
         // Severed below and not by the workers' sweeps, so that they can be counted.
         while self.active() > 0 && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_LOOK_INTERVAL).await;

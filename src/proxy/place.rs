@@ -41,7 +41,7 @@ impl Place {
 impl Drop for NextInLine {
     fn drop(&mut self) {
         if self.limited {
-            self.cluster.queue.release_one();
+            self.cluster.release_queued();
         }
     }
 }

@@ -24,6 +24,7 @@ use slab::Slab;
 use crate::cluster::Cause;
 use crate::cluster::Name;
 use crate::cluster::Phase;
+use crate::config::Intent;
 use crate::report::SessionView;
 use crate::routing::BackendHandle;
 use crate::routing::Fate;
@@ -40,6 +41,8 @@ pub struct SessionCell {
     /// The address in the file where the client came in; the listener's name may change.
     pub bind: SocketAddr,
     pub started: Instant,
+    /// What its listener's sessions need of a backend.
+    pub intent: Intent,
     /// Zero = never.
     idle_timeout: Duration,
     /// The socket's peer, or the one in a PROXY header.
@@ -50,7 +53,18 @@ pub struct SessionCell {
     sent: AtomicU64,
     phase: AtomicU8,
     signals: AtomicU8,
+    transaction: AtomicU8,
     control: Mutex<Control>,
+}
+
+/// What the protocol tells of a session's present transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transaction {
+    /// The protocol does not tell, or the login is under way.
+    Unknown,
+    /// None, and no statement is under way.
+    Idle,
+    Open,
 }
 
 /// The rarely used part, behind a lock that nobody contends for.
@@ -59,6 +73,9 @@ struct Control {
     cluster: Option<Name>,
     backend: Option<Arc<BackendHandle>>,
     sever: Option<Cause>,
+    grace: Option<Cause>,
+    /// The process ends, whatever becomes of the backend.
+    finish: Option<Cause>,
     waker: Option<Waker>,
     deadline: Option<(Instant, Cause)>,
     last_active: Instant,
@@ -69,6 +86,8 @@ struct Control {
 
 /// The session must end.
 const SEVER: u8 = 1;
+/// It must end when its transaction does.
+const GRACE: u8 = 4;
 /// The session lasts: socket options that only long sessions need are due.
 const SETTLED: u8 = 2;
 /// An answer that pauses longer than this is more likely to be complete.
@@ -81,6 +100,7 @@ impl SessionCell {
         id: u64,
         listener: Arc<ListenerHandle>,
         bind: SocketAddr,
+        intent: Intent,
         idle_timeout: Duration,
         now: Instant,
     ) -> Self {
@@ -89,16 +109,20 @@ impl SessionCell {
             listener,
             bind,
             started: now,
+            intent,
             idle_timeout,
             client: OnceLock::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             phase: AtomicU8::new(Phase::Accept as u8),
             signals: AtomicU8::new(0),
+            transaction: AtomicU8::new(Transaction::Unknown as u8),
             control: Mutex::new(Control {
                 cluster: None,
                 backend: None,
                 sever: None,
+                grace: None,
+                finish: None,
                 waker: None,
                 deadline: None,
                 last_active: now,
@@ -128,7 +152,7 @@ impl SessionCell {
 
     /// Ties the session to a backend's fate; a fate that came first is seen here.
     pub fn set_backend(&self, backend: Option<Arc<BackendHandle>>) {
-        let fate = backend.as_ref().map(|backend| backend.fate());
+        let fate = backend.as_ref().map(|backend| backend.fate(self.intent));
         let mut control = self.lock();
         control.backend = backend;
         if let Some(Fate::Sever { cause }) = fate {
@@ -159,10 +183,14 @@ impl SessionCell {
 
     /// The first answer after the first request: the backend's latency, measured.
     pub fn first_answer(&self, first_sent: Option<Instant>) {
-        let (Some(sent), Some(backend)) = (first_sent, self.lock().backend.clone()) else {
+        let Some(backend) = self.lock().backend.clone() else {
             return;
         };
         let now = Instant::now();
+        backend.first_answer().strike(now);
+        let Some(sent) = first_sent else {
+            return;
+        };
         backend.record_latency(now.saturating_duration_since(sent), now);
     }
 
@@ -180,6 +208,20 @@ impl SessionCell {
         }
     }
 
+    /// Notes what the protocol tells; written by this session only.
+    pub fn set_transaction(&self, transaction: Transaction) {
+        self.transaction.store(transaction as u8, Ordering::Relaxed);
+    }
+
+    fn is_between_transactions(&self) -> bool {
+        self.transaction.load(Ordering::Relaxed) == Transaction::Idle as u8
+    }
+
+    /// Asks the session to end with its present transaction, if its protocol tells.
+    pub fn finish(&self, cause: Cause) {
+        self.lock().finish.get_or_insert(cause);
+    }
+
     /// Gives the session until `deadline`.
     pub fn set_deadline(&self, deadline: Instant, cause: Cause) {
         self.lock().deadline.get_or_insert((deadline, cause));
@@ -195,7 +237,15 @@ impl SessionCell {
 
     /// Whether there is anything to look at: [`Self::severed`] or [`Self::take_settled`].
     pub fn has_signal(&self) -> bool {
-        self.signals.load(Ordering::Acquire) != 0
+        self.signals.load(Ordering::Acquire) & (SEVER | SETTLED) != 0
+    }
+
+    /// Why the session must end with its present transaction, if it must.
+    pub fn grace(&self) -> Option<Cause> {
+        if self.signals.load(Ordering::Acquire) & GRACE == 0 {
+            return None;
+        }
+        self.lock().grace
     }
 
     /// Whether the session has just turned out to last; true once.
@@ -254,11 +304,22 @@ impl SessionCell {
                 waker.wake_by_ref();
             }
         }
-        let fate = control.backend.as_ref().map(|backend| backend.fate());
+        let fate = control
+            .backend
+            .as_ref()
+            .map(|backend| backend.fate(self.intent));
+        self.set_grace(&mut control, fate);
         let idle = now.saturating_duration_since(control.last_active);
         let cause = match (fate, control.deadline) {
             (Some(Fate::Sever { cause }), _) => cause,
-            (Some(Fate::Drain { deadline, cause }), _) if deadline <= now => cause,
+            (Some(Fate::Drain { deadline, cause } | Fate::Grace { deadline, cause }), _)
+                if deadline <= now =>
+            {
+                cause
+            }
+            _ if self.is_between_transactions() && control.grace.is_some() => {
+                control.grace.unwrap_or(Cause::Shutdown)
+            }
             (_, Some((deadline, cause))) if deadline <= now => cause,
             _ if !self.idle_timeout.is_zero()
                 && idle >= self.idle_timeout
@@ -269,6 +330,21 @@ impl SessionCell {
             _ => return,
         };
         self.sever_locked(&mut control, cause);
+    }
+
+    fn set_grace(&self, control: &mut Control, fate: Option<Fate>) {
+        let grace = match fate {
+            Some(Fate::Grace { cause, .. }) => Some(cause),
+            _ => control.finish,
+        };
+        if control.grace == grace {
+            return;
+        }
+        control.grace = grace;
+        match grace {
+            Some(_) => self.signals.fetch_or(GRACE, Ordering::AcqRel),
+            None => self.signals.fetch_and(!GRACE, Ordering::AcqRel),
+        };
     }
 
     /// Adds new bytes to the listener's and the backend's counters; true if there were any.
@@ -303,6 +379,7 @@ impl SessionCell {
             listener: self.listener.name.clone(),
             cluster: control.cluster.clone(),
             backend: control.backend.as_ref().map(|backend| backend.name.clone()),
+            backend_id: control.backend.as_ref().map(|backend| backend.id),
             client: *self.client.get().unwrap_or(&unspecified),
             phase: self.phase(),
             age_seconds: now.saturating_duration_since(self.started).as_secs_f64(),
@@ -371,23 +448,31 @@ impl Registry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::cluster::BackendId;
+    use crate::routing::Fates;
 
-    fn session(idle_timeout: Duration, now: Instant) -> Arc<SessionCell> {
+    pub fn session(idle_timeout: Duration, now: Instant) -> Arc<SessionCell> {
         let listener = Arc::new(ListenerHandle::new("l".into()));
         let bind = SocketAddr::from(([127, 0, 0, 1], 1));
-        let cell = SessionCell::new(1, listener, bind, idle_timeout, now);
+        let cell = SessionCell::new(1, listener, bind, Intent::ANY, idle_timeout, now);
         cell.set_phase(Phase::Relay);
         Arc::new(cell)
+    }
+
+    fn all(fate: Fate) -> Fates {
+        Fates {
+            all: fate,
+            ..Fates::default()
+        }
     }
 
     fn backend() -> Arc<BackendHandle> {
         Arc::new(BackendHandle::new(BackendId(1), "c".into(), "b".into()))
     }
 
-    fn cause(cell: &SessionCell) -> Option<Cause> {
+    pub fn cause(cell: &SessionCell) -> Option<Cause> {
         cell.severed(&mut Context::from_waker(Waker::noop()))
     }
 
@@ -402,9 +487,9 @@ mod tests {
 
         registry.sweep(now);
         assert_eq!(cause(&cell), None);
-        backend.set_fate(Fate::Sever {
+        backend.set_fates(all(Fate::Sever {
             cause: Cause::BackendDead,
-        });
+        }));
         registry.sweep(now);
         assert_eq!(cause(&cell), Some(Cause::BackendDead));
     }
@@ -413,9 +498,9 @@ mod tests {
     fn a_fate_that_came_before_the_session_was_tied_is_not_missed() {
         let cell = session(Duration::ZERO, Instant::now());
         let backend = backend();
-        backend.set_fate(Fate::Sever {
+        backend.set_fates(all(Fate::Sever {
             cause: Cause::BackendDead,
-        });
+        }));
         cell.set_backend(Some(backend));
         assert_eq!(cause(&cell), Some(Cause::BackendDead));
     }
@@ -427,10 +512,10 @@ mod tests {
         let cell = session(Duration::ZERO, now);
         registry.insert(Arc::clone(&cell));
         let backend = backend();
-        backend.set_fate(Fate::Drain {
+        backend.set_fates(all(Fate::Drain {
             deadline: now + Duration::from_secs(3),
             cause: Cause::BackendDrained,
-        });
+        }));
         cell.set_backend(Some(backend));
         registry.sweep(now + Duration::from_secs(2));
         assert_eq!(cause(&cell), None);

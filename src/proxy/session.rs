@@ -17,17 +17,25 @@ use crate::net::Keepalive;
 use crate::proxy::Shared;
 use crate::proxy::connect;
 use crate::proxy::connect::Again;
+use crate::proxy::connect::Connected;
+use crate::proxy::dialect::Dialect;
+use crate::proxy::dialect::Follow;
 use crate::proxy::handshake;
 use crate::proxy::handshake::Greeted;
 use crate::proxy::listener::Accepted;
 use crate::proxy::listener::Handed;
 use crate::proxy::listener::keepalive;
+use crate::proxy::mysql;
+use crate::proxy::mysql::Welcome;
 use crate::proxy::place::Place;
 use crate::proxy::registry::SessionCell;
+use crate::proxy::relay::Ends;
 use crate::proxy::relay::Relay;
 use crate::proxy::relay::Untouched;
+use crate::proxy::route;
 use crate::proxy::worker::Worker;
 use crate::report::Report;
+use crate::routing::Tally;
 
 /// The relay and what it occupies.
 struct Established {
@@ -80,15 +88,6 @@ async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) 
     );
 }
 
-/// Everything before the relay, unless the session is severed first.
-async fn open(
-    accepted: Box<Accepted>,
-    registration: &Registration,
-) -> Result<Established, SessionEnd> {
-    let Registration { shared, cell, .. } = registration;
-    unless_severed(cell, establish(accepted, shared, cell)).await
-}
-
 /// The same client with another backend.
 async fn reopen(
     untouched: Untouched,
@@ -101,15 +100,16 @@ async fn reopen(
         client: untouched.client,
         first_bytes: untouched.first_bytes,
         origin: again.origin.clone(),
+        dialect: again.dialect,
     };
-    let connecting = connect_and_relay(greeted, again, untouched.keepalive, shared, cell);
-    unless_severed(cell, connecting).await
+    // A MySQL client has had a greeting: it never comes here.
+    connect_and_relay(greeted, again, untouched.keepalive, None, shared, cell).await
 }
 
-async fn unless_severed(
+async fn unless_severed<T>(
     cell: &SessionCell,
-    opening: impl Future<Output = Result<Established, SessionEnd>>,
-) -> Result<Established, SessionEnd> {
+    opening: impl Future<Output = Result<T, SessionEnd>>,
+) -> Result<T, SessionEnd> {
     tokio::select! {
         biased;
         cause = cell.until_severed() => Err(SessionEnd {
@@ -117,15 +117,16 @@ async fn unless_severed(
             phase: cell.phase(),
             cause,
         }),
-        established = opening => established,
+        opened = opening => opened,
     }
 }
 
-async fn establish(
+/// Everything before the relay, unless the session is severed first.
+async fn open(
     accepted: Box<Accepted>,
-    shared: &Arc<Shared>,
-    cell: &Arc<SessionCell>,
+    registration: &Registration,
 ) -> Result<Established, SessionEnd> {
+    let Registration { shared, cell, .. } = registration;
     let Accepted {
         socket,
         peer,
@@ -140,40 +141,116 @@ async fn establish(
         })?,
     };
 
-    let greeted = handshake::greet(tcp, peer, &entry, cell).await?;
+    let greeting = handshake::greet(tcp, peer, &entry, shared, cell);
+    let mut greeted = unless_severed(cell, greeting).await?;
     cell.set_client(greeted.origin.client);
-    let cluster = connect::route(&entry.config, greeted.origin.sni.as_deref())?.clone();
+    let cluster = match route::route(&entry.config, &greeted.origin) {
+        Ok(cluster) => cluster.clone(),
+        Err(end) => return Err(refuse(&mut greeted, cell, end).await),
+    };
     let keepalive = keepalive(&entry.config.keepalive);
+    let welcome = match greeted.dialect {
+        Dialect::MySql => Some(Welcome::new(&entry)),
+        Dialect::Opaque | Dialect::Postgres | Dialect::SealedPostgres | Dialect::Redis => None,
+    };
     // An old table's listener must not live as long as this session.
     drop(entry);
     cell.set_cluster(cluster.clone());
     let again = Again {
         origin: greeted.origin.clone(),
+        dialect: greeted.dialect,
         cluster,
         tried: Vec::new(),
         failed: 0,
         max_attempts: 0,
     };
-    connect_and_relay(greeted, again, keepalive, shared, cell).await
+    connect_and_relay(greeted, again, keepalive, welcome, shared, cell).await
 }
 
 async fn connect_and_relay(
-    greeted: Greeted,
+    mut greeted: Greeted,
     mut again: Again,
     keepalive: Keepalive,
-    shared: &Shared,
+    welcome: Option<Welcome>,
+    shared: &Arc<Shared>,
     cell: &Arc<SessionCell>,
 ) -> Result<Established, SessionEnd> {
     let (cluster, tried) = (again.cluster.clone(), again.tried);
-    let connected = connect::connect(&greeted, cluster, tried, shared, cell).await?;
-    again.tried = connected.tried;
+    let connecting = connect::connect(&greeted, cluster, tried, shared, cell);
+    let mut connected = match unless_severed(cell, connecting).await {
+        Ok(connected) => connected,
+        Err(end) => return Err(refuse(&mut greeted, cell, end).await),
+    };
+    again.tried = std::mem::take(&mut connected.tried);
     again.max_attempts = connected.max_attempts;
-    let (client, cell) = (greeted.client, Arc::clone(cell));
+    let (ends, place) = match welcome {
+        Some(welcome) => log_in(greeted, connected, welcome, shared, cell).await?,
+        None => begin(greeted, connected, shared),
+    };
     cell.set_phase(Phase::Relay);
     Ok(Established {
-        relay: Relay::new(client, connected.backend, cell, keepalive, Box::new(again)),
-        place: connected.place,
+        relay: Relay::new(ends, Arc::clone(cell), keepalive, Box::new(again)),
+        place,
     })
+}
+
+/// What to relay, from the backend's first answer on.
+fn begin(greeted: Greeted, connected: Connected, shared: &Arc<Shared>) -> (Ends, Place) {
+    let mut answer = connected.answer;
+    let has_begun = !greeted.first_bytes.is_empty();
+    let mut follow = greeted.dialect.follow(connected.peer, shared, has_begun);
+    if let Some(follow) = &mut follow {
+        follow.see_answer(&mut answer);
+    }
+    let ends = Ends {
+        client: greeted.client,
+        backend: connected.backend,
+        answer,
+        follow,
+    };
+    (ends, connected.place)
+}
+
+/// As [`begin`], where the backend's first answer comes before the client's first word.
+async fn log_in(
+    greeted: Greeted,
+    connected: Connected,
+    welcome: Welcome,
+    shared: &Arc<Shared>,
+    cell: &SessionCell,
+) -> Result<(Ends, Place), SessionEnd> {
+    let Connected {
+        backend,
+        answer,
+        late_tls,
+        peer,
+        place,
+        ..
+    } = connected;
+    cell.set_phase(Phase::Handshake);
+    let login = mysql::log_in(greeted.client, backend, &answer, welcome, late_tls);
+    let login = unless_severed(cell, login).await?;
+    // The greeting is not counted: a backend that closes before its next word closes early.
+    cell.add_received(login.sent_bytes);
+    let shared = Arc::clone(shared);
+    let (client, backend, follow) = mysql::Follow::new(login, peer, shared);
+    let ends = Ends {
+        client,
+        backend,
+        answer: Vec::new(),
+        follow: Some(Box::new(Follow::MySql(follow))),
+    };
+    Ok((ends, place))
+}
+
+/// Tells the client why there is no session for it, where its protocol has words for that.
+async fn refuse(greeted: &mut Greeted, cell: &SessionCell, end: SessionEnd) -> SessionEnd {
+    let role = cell.intent.role;
+    let words = greeted.dialect.refusal(end, role, &greeted.first_bytes);
+    if let Some(words) = words {
+        greeted.client.say_last(&words).await;
+    }
+    end
 }
 
 impl Established {
@@ -190,9 +267,29 @@ impl Established {
             return Some(untouched);
         }
         let lasted = Instant::now().saturating_duration_since(cell.started);
-        let cluster = &self.place.cluster().name;
-        shared.metrics.record_session_duration(cluster, lasted);
+        let cluster = self.place.cluster();
+        shared
+            .metrics
+            .record_session_duration(&cluster.name, lasted);
+        tally(&cluster.tally, end);
         None
+    }
+}
+
+/// Counts what an incident costs.
+fn tally(tally: &Tally, end: SessionEnd) {
+    match (end.side, end.cause) {
+        (
+            Side::Proxy,
+            Cause::BackendDead
+            | Cause::BackendDemoted
+            | Cause::BackendFenced
+            | Cause::BackendLagging
+            | Cause::BackendDrained
+            | Cause::BackendRemoved,
+        ) => tally.count_severed(),
+        (Side::Backend, _) => tally.count_lost(),
+        _ => {}
     }
 }
 
@@ -218,7 +315,7 @@ fn note_refusal(registration: &Registration, end: SessionEnd) {
     cell.listener.count_rejected(end.cause);
     // A client that goes away, or was never one, is not worth an operator's attention …
     let went_away = matches!(end.cause, Cause::Closed | Cause::Reset);
-    if end.side == Side::Client && went_away {
+    if end.side == Side::Client && went_away || end.cause == Cause::CancelForwarded {
         return;
     }
     if let Some(admitted) = shared.refusal_warnings.admit(end.cause, Instant::now()) {
@@ -240,11 +337,13 @@ impl Registration {
             shared.next_session_id(),
             Arc::clone(&accepted.entry.handle),
             accepted.entry.config.bind,
+            accepted.entry.config.intent,
             accepted.entry.config.idle_timeout,
             Instant::now(),
         ));
         cell.set_client(accepted.peer);
         let key = worker.registry.insert(Arc::clone(&cell));
+        shared.listeners_in_force.judge_newcomer(&cell);
         Self {
             shared,
             worker,
@@ -274,6 +373,6 @@ mod tests {
     #[test]
     fn an_idle_session_stays_small() {
         assert!(size_of_future(run) <= 384);
-        assert!(std::mem::size_of::<SessionCell>() <= 256);
+        assert!(std::mem::size_of::<SessionCell>() <= 288);
     }
 }

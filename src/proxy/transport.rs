@@ -4,14 +4,20 @@ use std::io;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::tls::BackendTls;
 use crate::tls::ClientTls;
+
+/// A refusal fits into an empty socket buffer. Whoever does not take it may go without.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A connected byte stream.
 #[derive(Debug)]
@@ -38,6 +44,25 @@ impl Transport {
             Self::Plain(tcp) => Some(tcp),
             Self::Client(_) | Self::Backend(_) => None,
         }
+    }
+
+    /// Says this and closes in the orderly way. A peer that is gone cannot be told.
+    pub async fn say_last(&mut self, bytes: &[u8]) {
+        let said = async {
+            self.write_all(bytes).await?;
+            self.shutdown().await
+        };
+        let _ = timeout(LAST_WORDS, said).await;
+    }
+
+    /// As [`Self::say_last`], but at once or not at all.
+    pub fn try_say_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> bool {
+        let written = Pin::new(&mut *self).poll_write(cx, bytes);
+        if !matches!(written, Poll::Ready(Ok(written)) if written == bytes.len()) {
+            return false;
+        }
+        // Flushes what TLS holds back, too.
+        matches!(Pin::new(self).poll_shutdown(cx), Poll::Ready(Ok(())))
     }
 
     /// Sends what TLS itself answers to what was read, such as the alert that refuses a

@@ -9,16 +9,19 @@ use std::time::Instant;
 
 use crate::cluster::AdminState;
 use crate::cluster::Name;
+use crate::cluster::WantedRole;
 use crate::cluster::takes_new_sessions;
 use crate::config::ClusterConfig;
+use crate::config::Fallback;
+use crate::config::Intent;
 use crate::config::Panic;
 use crate::routing::balance::Balancer;
 use crate::routing::balance::Member;
 use crate::routing::balance::Scale;
 use crate::routing::balance::View;
+use crate::routing::entry::BackendEntry;
 use crate::routing::handle::BackendHandle;
 use crate::routing::handle::ConnectionGuard;
-use crate::routing::table::BackendEntry;
 use crate::routing::table::PickRequest;
 
 /// Picks that may lose their place to another worker before the session queues.
@@ -51,10 +54,20 @@ pub(super) struct Place {
     pub(super) max_connections: Option<NonZeroU32>,
     warming_since: Option<Instant>,
     /// Position in [`ClusterTable::backends`].
-    backend: usize,
+    pub(super) backend: usize,
 }
 
 impl Tier {
+    pub(super) fn len(&self) -> usize {
+        self.groups.iter().map(|group| group.places.len()).sum()
+    }
+
+    /// Positions in [`ClusterTable::backends`].
+    pub(super) fn backends(&self) -> impl Iterator<Item = usize> + '_ {
+        let places = self.groups.iter().flat_map(|group| &group.places);
+        places.map(|place| place.backend)
+    }
+
     pub(super) fn has_untried(&self, request: &PickRequest<'_>) -> bool {
         self.groups
             .iter()
@@ -73,19 +86,44 @@ impl Group {
         request: &PickRequest<'_>,
         slow_start: Duration,
     ) -> Option<(usize, ConnectionGuard)> {
-        let view = GroupView {
-            places: &self.places,
-            request,
-            slow_start,
-        };
         for _ in 0..MAX_RACES {
-            let place = &self.places[self.balancer.pick(key, cursor, random, &view)?];
+            let chosen = self.select(key, cursor, random, request, slow_start)?;
+            let place = &self.places[chosen];
             // Lost against another worker: the backend is full now, and the next pick sees it.
             if let Some(guard) = place.handle.acquire(place.max_connections) {
                 return Some((place.backend, guard));
             }
         }
         None
+    }
+
+    /// As [`Self::pick`], but takes no place.
+    pub(super) fn choose(
+        &self,
+        key: u64,
+        cursor: &AtomicU64,
+        random: &mut fastrand::Rng,
+        request: &PickRequest<'_>,
+        slow_start: Duration,
+    ) -> Option<usize> {
+        let chosen = self.select(key, cursor, random, request, slow_start)?;
+        Some(self.places[chosen].backend)
+    }
+
+    fn select(
+        &self,
+        key: u64,
+        cursor: &AtomicU64,
+        random: &mut fastrand::Rng,
+        request: &PickRequest<'_>,
+        slow_start: Duration,
+    ) -> Option<usize> {
+        let view = GroupView {
+            places: &self.places,
+            request,
+            slow_start,
+        };
+        self.balancer.pick(key, cursor, random, &view)
     }
 }
 
@@ -134,11 +172,31 @@ impl View for GroupView<'_> {
     }
 }
 
-/// Groups the backends that may be picked by tier, then own zone.
+/// Groups the backends that may be picked for an intent by tier, then own zone.
 pub(super) fn tiers(
     config: &ClusterConfig,
     backends: &[BackendEntry],
     own_zone: Option<&Name>,
+    intent: Intent,
+) -> Vec<Tier> {
+    let mut tiers = tiers_of(config, backends, own_zone, intent);
+    if intent.role == WantedRole::Replica && intent.fallback == Fallback::Primary {
+        // Last of all: the primary has its own work.
+        let primary = Intent {
+            role: WantedRole::Primary,
+            max_lag: None,
+            fallback: Fallback::Nobody,
+        };
+        tiers.extend(tiers_of(config, backends, own_zone, primary));
+    }
+    tiers
+}
+
+fn tiers_of(
+    config: &ClusterConfig,
+    backends: &[BackendEntry],
+    own_zone: Option<&Name>,
+    intent: Intent,
 ) -> Vec<Tier> {
     let mut scales: BTreeMap<Rank, Scale> = BTreeMap::new();
     for entry in backends.iter().filter(|entry| entry.config.weight > 0) {
@@ -146,7 +204,7 @@ pub(super) fn tiers(
         scale.count(entry.config.weight);
     }
     let mut ranked: BTreeMap<Rank, Vec<usize>> = BTreeMap::new();
-    for position in eligible(config, backends) {
+    for position in eligible(config, backends, intent) {
         let rank = rank(&backends[position], own_zone);
         ranked.entry(rank).or_default().push(position);
     }
@@ -162,15 +220,22 @@ pub(super) fn tiers(
 }
 
 /// Positions of the backends that may be picked.
-fn eligible(config: &ClusterConfig, backends: &[BackendEntry]) -> Vec<usize> {
+fn eligible(config: &ClusterConfig, backends: &[BackendEntry], intent: Intent) -> Vec<usize> {
     let all = |takes: &dyn Fn(&BackendEntry) -> bool| -> Vec<usize> {
         let routable = |entry: &BackendEntry| entry.config.weight > 0 && entry.address.is_some();
         (0..backends.len())
             .filter(|position| routable(&backends[*position]) && takes(&backends[*position]))
             .collect()
     };
-    let healthy = all(&|entry| takes_new_sessions(entry.health, entry.admin));
-    if healthy.is_empty() && config.failover.panic == Panic::TryAll {
+    let healthy = all(&|entry| entry.exclusion(intent).is_none());
+    if !healthy.is_empty() {
+        return healthy;
+    }
+    let takes = |entry: &BackendEntry| takes_new_sessions(entry.health, entry.admin);
+    let nobody = !backends.iter().any(takes);
+    // Writes never fail open.
+    let reads = intent.role != WantedRole::Primary;
+    if reads && nobody && config.failover.panic == Panic::TryAll {
         return all(&|entry| entry.admin == AdminState::Ready);
     }
     healthy

@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -15,20 +16,15 @@ use std::time::Instant;
 use crate::cluster::BackendId;
 use crate::cluster::Cause;
 use crate::cluster::Name;
+use crate::cluster::WantedRole;
+use crate::config::Intent;
+use crate::routing::fate::Fate;
+use crate::routing::fate::Fates;
+use crate::routing::lag::Lag;
 use crate::routing::latency::PeakEwma;
 use crate::routing::room::WaitingRoom;
-
-/// What the control plane wants of the sessions of a backend, *whatever table
-/// they started under*.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Sessions live as long as their peers like.
-    Serve,
-    /// Sessions may go on until `deadline`, then they are severed.
-    Drain { deadline: Instant, cause: Cause },
-    /// Sessions are severed now.
-    Sever { cause: Cause },
-}
+use crate::routing::tally::Mark;
+use crate::routing::tally::Tally;
 
 /// One backend as the data plane sees it for the whole life of its sessions.
 #[derive(Debug)]
@@ -36,10 +32,12 @@ pub struct BackendHandle {
     pub id: BackendId,
     pub cluster: Name,
     pub name: Name,
-    fate: Mutex<Fate>,
+    fates: Mutex<Fates>,
+    lag: Lag,
     active: AtomicU32,
     totals: Arc<Totals>,
     latency: PeakEwma,
+    first_answer: Mark,
 }
 
 /// What only grows. It belongs to the backend's name: one that moves to another
@@ -57,12 +55,16 @@ struct Totals {
 }
 
 /// Reasons under which a failed connect is counted.
-pub const CONNECT_ERROR_CAUSES: [Cause; 7] = [
+pub const CONNECT_ERROR_CAUSES: [Cause; 11] = [
     Cause::ConnectRefused,
     Cause::ConnectTimeout,
     Cause::Unreachable,
     Cause::Reset,
     Cause::TlsFailed,
+    Cause::EarlyClose,
+    Cause::StartingUp,
+    Cause::ShuttingDown,
+    Cause::TooManyConnections,
     Cause::OutOfResources,
     Cause::IoError,
 ];
@@ -88,10 +90,12 @@ impl BackendHandle {
             id,
             cluster,
             name,
-            fate: Mutex::new(Fate::Serve),
+            fates: Mutex::default(),
+            lag: Lag::default(),
             active: AtomicU32::new(0),
             totals: Arc::default(),
             latency: PeakEwma::default(),
+            first_answer: Mark::default(),
         }
     }
 
@@ -103,13 +107,28 @@ impl BackendHandle {
         }
     }
 
-    pub fn fate(&self) -> Fate {
-        *self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What becomes of a session that came with this intent.
+    pub fn fate(&self, intent: Intent) -> Fate {
+        self.lock_fates().of(intent)
     }
 
     /// Control plane only; followed by publishing a table, which wakes the workers.
-    pub fn set_fate(&self, fate: Fate) {
-        *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = fate;
+    pub fn set_fates(&self, fates: Fates) {
+        *self.lock_fates() = fates;
+    }
+
+    fn lock_fates(&self) -> MutexGuard<'_, Fates> {
+        self.fates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far it is behind its primary, for people.
+    pub fn lag(&self) -> &Lag {
+        &self.lag
+    }
+
+    /// When it answered a session for the first time since this was armed.
+    pub fn first_answer(&self) -> &Mark {
+        &self.first_answer
     }
 
     /// Takes one of `max` places; `None` when all are taken.
@@ -216,22 +235,91 @@ impl Drop for ConnectionGuard {
 #[derive(Debug)]
 pub struct ClusterHandle {
     pub name: Name,
-    /// Sessions that wait for an eligible backend.
-    pub hold: Arc<WaitingRoom>,
-    /// Sessions that wait for a place on a full backend.
-    pub queue: Arc<WaitingRoom>,
+    /// For an eligible backend. By intent: sessions that may be served by nobody must not
+    /// be let go again and again because others of their role may.
+    holds: Mutex<Vec<(Intent, Arc<WaitingRoom>)>>,
+    /// For a place on a full backend. In the order of [`WantedRole::ALL`]: writes may have
+    /// to wait while reads need not.
+    queues: [Arc<WaitingRoom>; WantedRole::ALL.len()],
     /// Where round robin goes on after a table was replaced.
     pub cursor: AtomicU64,
+    pub tally: Tally,
 }
 
 impl ClusterHandle {
     pub fn new(name: Name) -> Self {
         Self {
             name,
-            hold: Arc::default(),
-            queue: Arc::default(),
+            holds: Mutex::default(),
+            queues: Default::default(),
             cursor: AtomicU64::new(0),
+            tally: Tally::default(),
         }
+    }
+
+    /// Where sessions of this intent wait for an eligible backend.
+    pub fn hold(&self, intent: Intent) -> Arc<WaitingRoom> {
+        let mut holds = self.lock_holds();
+        let known = holds.iter().find(|(known, _)| *known == intent);
+        match known {
+            Some((_, room)) => Arc::clone(room),
+            // Of a listener that has been changed: closed until the next table.
+            None => {
+                let room = Arc::<WaitingRoom>::default();
+                holds.push((intent, Arc::clone(&room)));
+                room
+            }
+        }
+    }
+
+    /// Control plane only, before the table with these intents is published. Rooms of
+    /// others are kept while somebody waits there.
+    pub fn prepare_holds(&self, intents: &[Intent]) {
+        for intent in intents {
+            self.hold(*intent);
+        }
+        self.lock_holds()
+            .retain(|(intent, room)| intents.contains(intent) || Arc::strong_count(room) > 1);
+    }
+
+    /// All rooms in which somebody may wait for an eligible backend.
+    pub fn holds(&self) -> Vec<(Intent, Arc<WaitingRoom>)> {
+        self.lock_holds().clone()
+    }
+
+    fn lock_holds(&self) -> MutexGuard<'_, Vec<(Intent, Arc<WaitingRoom>)>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where sessions that want this role wait for a place on a full backend.
+    pub fn queue(&self, role: WantedRole) -> &Arc<WaitingRoom> {
+        &self.queues[role as usize]
+    }
+
+    /// A place on a backend is free: somebody of each wanted role may try for it.
+    pub fn release_queued(&self) {
+        for queue in &self.queues {
+            queue.release_one();
+        }
+    }
+
+    /// Nothing will ever come: everyone is let go, to be refused.
+    pub fn dissolve(&self) {
+        let holds = self.holds();
+        let holds = holds.iter().map(|(_, room)| room);
+        for room in holds.chain(&self.queues) {
+            room.open(usize::MAX);
+        }
+    }
+
+    /// Sessions that wait for an eligible backend.
+    pub fn held(&self) -> usize {
+        self.holds().iter().map(|(_, room)| room.len()).sum()
+    }
+
+    /// Sessions that wait for a place on a full backend.
+    pub fn queued(&self) -> usize {
+        self.queues.iter().map(|room| room.len()).sum()
     }
 }
 
@@ -247,7 +335,7 @@ pub struct ListenerHandle {
 }
 
 /// Reasons under which a connection is counted as rejected.
-pub const REJECT_CAUSES: [Cause; 16] = [
+pub const REJECT_CAUSES: [Cause; 20] = [
     Cause::Denied,
     Cause::ListenerFull,
     Cause::ProcessFull,
@@ -263,6 +351,10 @@ pub const REJECT_CAUSES: [Cause; 16] = [
     Cause::ConnectRefused,
     Cause::ConnectTimeout,
     Cause::Unreachable,
+    Cause::EarlyClose,
+    Cause::StartingUp,
+    Cause::ShuttingDown,
+    Cause::CancelUnknown,
     Cause::OutOfResources,
 ];
 

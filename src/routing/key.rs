@@ -15,6 +15,7 @@ use crate::config::HashKey;
 /// bytes do not land on the same place.
 const ADDRESS_SEED: u64 = 0x4556_4752_4144_4452;
 const NAME_SEED: u64 = 0x4556_4752_4e41_4d45;
+const WORD_SEED: u64 = 0x4556_4752_574f_5244;
 
 /// What is known of a client when a backend is picked.
 #[derive(Debug, Clone, Copy)]
@@ -22,19 +23,43 @@ pub struct KeySource<'a> {
     /// The client's address; behind a trusted PROXY header, the one in the header.
     pub client: SocketAddr,
     pub sni: Option<&'a str>,
+    pub login: LoginKeys<'a>,
+}
+
+/// What a client says of itself when it logs in, as far as its protocol is understood.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoginKeys<'a> {
+    pub user: Option<&'a str>,
+    pub database: Option<&'a str>,
+    /// The value of the parameter that the cluster hashes.
+    pub parameter: Option<&'a str>,
 }
 
 /// Stable across versions, instances and restarts: xxh3 of the key's bytes.
 ///
 /// An IPv4 client is the same whether it came over an IPv4 or a dual-stack
 /// socket. Server names are compared as DNS does: case and a final dot do not
-/// matter. A client without a server name is hashed by its address.
-pub fn hash_key(key: HashKey, source: KeySource<'_>) -> u64 {
-    match (key, source.sni) {
-        (HashKey::Sni, Some(name)) => hash_name(name),
-        (HashKey::Sni, None) | (HashKey::ClientIp, _) => hash_address(source.client.ip(), None),
-        (HashKey::ClientIpPort, _) => hash_address(source.client.ip(), Some(source.client.port())),
+/// matter. A client without the name that is hashed is hashed by its address.
+pub fn hash_key(key: &HashKey, source: KeySource<'_>) -> u64 {
+    let login = source.login;
+    let word = match key {
+        HashKey::Sni => return source.sni.map_or_else(|| by_address(source), hash_name),
+        HashKey::ClientIp => None,
+        HashKey::ClientIpPort => {
+            return hash_address(source.client.ip(), Some(source.client.port()));
+        }
+        HashKey::User => login.user,
+        HashKey::Database => login.database,
+        HashKey::StartupParameter(_) => login.parameter,
+    };
+    match word {
+        Some(word) => xxh3_64_with_seed(word.as_bytes(), WORD_SEED),
+        None => by_address(source),
     }
+}
+
+fn by_address(source: KeySource<'_>) -> u64 {
+    hash_address(source.client.ip(), None)
 }
 
 fn hash_address(address: IpAddr, port: Option<u16>) -> u64 {
@@ -79,6 +104,7 @@ mod tests {
         KeySource {
             client: client.parse().expect("an address and a port"),
             sni,
+            login: LoginKeys::default(),
         }
     }
 
@@ -86,12 +112,12 @@ mod tests {
     fn the_port_counts_only_where_it_is_asked_for() {
         let (one, two) = (source("10.0.0.1:1", None), source("10.0.0.1:2", None));
         assert_eq!(
-            hash_key(HashKey::ClientIp, one),
-            hash_key(HashKey::ClientIp, two)
+            hash_key(&HashKey::ClientIp, one),
+            hash_key(&HashKey::ClientIp, two)
         );
         assert_ne!(
-            hash_key(HashKey::ClientIpPort, one),
-            hash_key(HashKey::ClientIpPort, two)
+            hash_key(&HashKey::ClientIpPort, one),
+            hash_key(&HashKey::ClientIpPort, two)
         );
     }
 
@@ -102,7 +128,7 @@ mod tests {
             source("[::ffff:10.0.0.1]:1", None),
         );
         for key in [HashKey::ClientIp, HashKey::ClientIpPort, HashKey::Sni] {
-            assert_eq!(hash_key(key, plain), hash_key(key, mapped));
+            assert_eq!(hash_key(&key, plain), hash_key(&key, mapped));
         }
     }
 
@@ -110,11 +136,11 @@ mod tests {
     fn a_server_name_is_the_same_in_any_case_and_with_a_final_dot() {
         let long = "x".repeat(200);
         for name in ["db.example.com", &long] {
-            let lower = hash_key(HashKey::Sni, source("10.0.0.1:1", Some(name)));
+            let lower = hash_key(&HashKey::Sni, source("10.0.0.1:1", Some(name)));
             let upper = format!("{}.", name.to_uppercase());
             assert_eq!(
                 lower,
-                hash_key(HashKey::Sni, source("10.0.0.2:2", Some(&upper)))
+                hash_key(&HashKey::Sni, source("10.0.0.2:2", Some(&upper)))
             );
         }
     }
@@ -123,8 +149,8 @@ mod tests {
     fn without_a_server_name_the_address_is_the_key() {
         let client = source("10.0.0.1:1", None);
         assert_eq!(
-            hash_key(HashKey::Sni, client),
-            hash_key(HashKey::ClientIp, client)
+            hash_key(&HashKey::Sni, client),
+            hash_key(&HashKey::ClientIp, client)
         );
     }
 
@@ -134,10 +160,10 @@ mod tests {
         let v4 = source("192.0.2.7:4321", Some("db.example.com"));
         let v6 = source("[2001:db8::7]:4321", None);
         let hashes = [
-            hash_key(HashKey::ClientIp, v4),
-            hash_key(HashKey::ClientIpPort, v4),
-            hash_key(HashKey::Sni, v4),
-            hash_key(HashKey::ClientIp, v6),
+            hash_key(&HashKey::ClientIp, v4),
+            hash_key(&HashKey::ClientIpPort, v4),
+            hash_key(&HashKey::Sni, v4),
+            hash_key(&HashKey::ClientIp, v6),
         ];
         let expected = [
             0x296c_247d_1480_bee1,

@@ -1,26 +1,24 @@
 //! The immutable value that the data plane reads.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::cluster::AdminState;
 use crate::cluster::BackendId;
-use crate::cluster::Cause;
-use crate::cluster::Health;
 use crate::cluster::Name;
-use crate::config::BackendConfig;
+use crate::cluster::Role;
 use crate::config::ClusterConfig;
+use crate::config::Intent;
 use crate::config::ListenerConfig;
 use crate::config::Policy;
+use crate::routing::entry::BackendEntry;
 use crate::routing::group;
 use crate::routing::group::Place;
 use crate::routing::group::Tier;
-use crate::routing::handle::BackendHandle;
 use crate::routing::handle::ClusterHandle;
 use crate::routing::handle::ConnectionGuard;
 use crate::routing::handle::ListenerHandle;
@@ -48,25 +46,6 @@ pub struct ListenerEntry {
     pub tls: Option<TlsAcceptor>,
 }
 
-/// One backend at one moment.
-#[derive(Debug, Clone)]
-pub struct BackendEntry {
-    pub config: BackendConfig,
-    pub handle: Arc<BackendHandle>,
-    /// `None` while its name is unresolved.
-    pub address: Option<SocketAddr>,
-    pub health: Health,
-    pub admin: AdminState,
-    /// Why `health` is what it is; of a backend that is down, why checks fail lately.
-    pub cause: Cause,
-    /// When health or admin state changed last (monotonic, for slow start) …
-    pub since: Instant,
-    /// … and the same as a wall clock for people, in seconds since the epoch.
-    pub since_epoch: f64,
-    /// When it came back from Down; drives slow start. `None` = at full weight.
-    pub warming_since: Option<Instant>,
-}
-
 /// One cluster at one moment, with its balancers built.
 #[derive(Debug)]
 pub struct ClusterTable {
@@ -74,6 +53,17 @@ pub struct ClusterTable {
     pub handle: Arc<ClusterHandle>,
     pub backends: Vec<BackendEntry>,
     pub tls: Option<TlsConnector>,
+    /// Several backends claim to be primary, and nobody is written to.
+    pub is_split_brain: bool,
+    own_zone: Option<Name>,
+    /// One for each intent of the listeners; never empty.
+    pools: Vec<Pool>,
+}
+
+/// The backends that sessions of one intent may be routed to.
+#[derive(Debug)]
+struct Pool {
+    intent: Intent,
     /// Ascending; tiers without an eligible backend are left out.
     tiers: Vec<Tier>,
 }
@@ -81,6 +71,7 @@ pub struct ClusterTable {
 /// What a session asks of a cluster.
 #[derive(Debug)]
 pub struct PickRequest<'a> {
+    pub intent: Intent,
     pub source: KeySource<'a>,
     /// Backends this session has tried already.
     pub tried: &'a [BackendId],
@@ -99,21 +90,50 @@ pub enum PickError {
 }
 
 impl ClusterTable {
-    /// Groups the backends (tier, then own zone) and builds a balancer for each group.
+    /// For each intent, groups the backends (tier, then own zone) and builds a balancer for
+    /// each group. Without an intent, that of [`Intent::ANY`].
     pub fn new(
         config: Arc<ClusterConfig>,
         handle: Arc<ClusterHandle>,
         backends: Vec<BackendEntry>,
         own_zone: Option<&Name>,
         tls: Option<TlsConnector>,
+        intents: &[Intent],
     ) -> Self {
-        let tiers = group::tiers(&config, &backends, own_zone);
+        let intents = match intents {
+            [] => &[Intent::ANY],
+            some => some,
+        };
+        let pools = intents.iter().map(|intent| Pool {
+            intent: *intent,
+            tiers: group::tiers(&config, &backends, own_zone, *intent),
+        });
         Self {
+            pools: pools.collect(),
             config,
             handle,
             backends,
             tls,
-            tiers,
+            is_split_brain: false,
+            own_zone: own_zone.cloned(),
+        }
+    }
+
+    /// The backend that may be written to, whatever its health and admin state.
+    pub fn primary(&self) -> Option<&BackendEntry> {
+        let mut backends = self.backends.iter();
+        backends.find(|backend| backend.role == Role::Primary)
+    }
+
+    /// Looks at the tiers of an intent.
+    pub(super) fn with_tiers<T>(&self, intent: Intent, look: impl FnOnce(&[Tier]) -> T) -> T {
+        match self.pools.iter().find(|pool| pool.intent == intent) {
+            Some(pool) => look(&pool.tiers),
+            // A listener of another table than this one: rare, and right all the same.
+            None => {
+                let zone = self.own_zone.as_ref();
+                look(&group::tiers(&self.config, &self.backends, zone, intent))
+            }
         }
     }
 
@@ -130,28 +150,48 @@ impl ClusterTable {
         request: &PickRequest<'_>,
         random: &mut fastrand::Rng,
     ) -> Result<(&BackendEntry, ConnectionGuard), PickError> {
-        let Some(tier) = self.tiers.iter().find(|tier| tier.has_untried(request)) else {
-            return Err(if self.tiers.is_empty() {
+        self.with_tiers(request.intent, |tiers| self.pick_of(tiers, request, random))
+            .map(|(backend, guard)| (&self.backends[backend], guard))
+    }
+
+    fn pick_of(
+        &self,
+        tiers: &[Tier],
+        request: &PickRequest<'_>,
+        random: &mut fastrand::Rng,
+    ) -> Result<(usize, ConnectionGuard), PickError> {
+        let Some(tier) = tiers.iter().find(|tier| tier.has_untried(request)) else {
+            return Err(if tiers.is_empty() {
                 PickError::NoneEligible
             } else {
                 PickError::AllTried
             });
         };
         let key = match self.config.balance.policy {
-            Policy::ConsistentHash(hash) => hash_key(hash.key, request.source),
+            Policy::ConsistentHash(_) => hash_key(&self.config.balance.key, request.source),
             _ => 0,
         };
         let slow_start = self.config.failover.slow_start;
         tier.groups
             .iter()
             .find_map(|group| group.pick(key, &self.handle.cursor, random, request, slow_start))
-            .map(|(backend, guard)| (&self.backends[backend], guard))
             .ok_or(PickError::AllFull)
     }
 
-    /// Backends that take new sessions now (with `panic: try_all` and nobody up: all ready ones).
+    /// Backends that take new sessions of some listener now (with `panic: try_all` and nobody
+    /// up: all ready ones).
     pub fn eligible(&self) -> usize {
-        self.places().count()
+        self.places().len()
+    }
+
+    /// Backends that take new sessions of this intent now.
+    pub fn eligible_for(&self, intent: Intent) -> usize {
+        self.with_tiers(intent, |tiers| tiers.iter().map(Tier::len).sum())
+    }
+
+    /// What listeners want of it; never empty.
+    pub fn intents(&self) -> impl Iterator<Item = Intent> + '_ {
+        self.pools.iter().map(|pool| pool.intent)
     }
 
     /// How many eligible backends may fail before the rest are full; everyone but one when
@@ -159,18 +199,14 @@ impl ClusterTable {
     ///
     /// The largest fail first, and the sessions of the failed come back to the rest.
     pub fn headroom(&self) -> usize {
-        let sessions: u64 = self
-            .places()
-            .map(|place| u64::from(place.handle.active()))
-            .sum();
-        let mut capacities: Vec<u64> = self
-            .places()
-            .map(|place| {
-                place
-                    .max_connections
-                    .map_or(u64::from(u32::MAX), |max| max.get().into())
-            })
-            .collect();
+        let places = self.places();
+        let active = |place: &usize| u64::from(self.backends[*place].handle.active());
+        let sessions: u64 = places.iter().map(active).sum();
+        let capacity = |place: &usize| {
+            let max = self.backends[*place].config.max_connections;
+            max.map_or(u64::from(u32::MAX), |max| max.get().into())
+        };
+        let mut capacities: Vec<u64> = places.iter().map(capacity).collect();
         capacities.sort_unstable();
         let mut capacity = 0;
         let needed = capacities
@@ -183,22 +219,26 @@ impl ClusterTable {
         capacities.len() - needed
     }
 
-    /// Whether a backend that new sessions go to now has a free place.
-    pub fn has_free_place(&self) -> bool {
+    /// Whether a backend that new sessions of this intent go to now has a free place.
+    pub fn has_free_place(&self, intent: Intent) -> bool {
         let is_free = |place: &Place| {
             let max = place.max_connections;
             max.is_none_or(|max| place.handle.active() < max.get())
         };
         // Higher tiers are spares, not overflow.
-        let groups = self.tiers.first().map_or(&[][..], |tier| &tier.groups);
-        groups.iter().flat_map(|group| &group.places).any(is_free)
+        self.with_tiers(intent, |tiers| {
+            let groups = tiers.first().map_or(&[][..], |tier| &tier.groups);
+            groups.iter().flat_map(|group| &group.places).any(is_free)
+        })
     }
 
-    fn places(&self) -> impl Iterator<Item = &Place> {
-        self.tiers
+    /// Positions of the backends that are in some pool.
+    fn places(&self) -> BTreeSet<usize> {
+        self.pools
             .iter()
-            .flat_map(|tier| &tier.groups)
-            .flat_map(|group| &group.places)
+            .flat_map(|pool| &pool.tiers)
+            .flat_map(Tier::backends)
+            .collect()
     }
 }
 

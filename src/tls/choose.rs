@@ -81,44 +81,38 @@ impl ResolvesServerCert for CertificatesByName {
     }
 }
 
-/// `verify_full` and `verify_ca`: the chain must be good; the name, as the mode says.
+/// Decides whether a backend is believed, by the cluster's `tls` settings.
+#[derive(Debug)]
+pub(super) struct BackendVerifier {
+    pub trust: Trust,
+    /// Whoever sent a certificate must own its key, even where any certificate is good, so that the
+    /// handshake stays one with them.
+    pub algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Which certificates of a backend are good.
+#[derive(Debug)]
+pub(super) enum Trust {
+    /// `verify_full` and `verify_ca`.
+    Chain(TrustedChain),
+    /// `insecure`.
+    Anything,
+}
+
+/// The chain must be good; the name, as the mode says.
 ///
 /// A certificate that itself stands in `ca_file` needs no chain: that is what
 /// `openssl req -x509` makes for one server, and webpki takes no CA for a server.
 #[derive(Debug)]
-pub(super) struct TrustedServer {
+pub(super) struct TrustedChain {
     pub chain: Arc<WebPkiServerVerifier>,
     /// The certificates of `ca_file`.
     pub listed: Vec<CertificateDer<'static>>,
     pub verify_name: bool,
 }
 
-impl TrustedServer {
-    fn verify_listed(
-        &self,
-        certificate: &CertificateDer<'_>,
-        server_name: &ServerName<'_>,
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let (_, parsed) = X509Certificate::from_der(certificate)
-            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let validity = parsed.validity();
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        if validity.not_before.timestamp() > now {
-            return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
-        }
-        if validity.not_after.timestamp() < now {
-            return Err(Error::InvalidCertificate(CertificateError::Expired));
-        }
-        if self.verify_name {
-            verify_server_name(&ParsedCertificate::try_from(certificate)?, server_name)?;
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-}
-
-impl ServerCertVerifier for TrustedServer {
-    fn verify_server_cert(
+impl TrustedChain {
+    fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -145,44 +139,44 @@ impl ServerCertVerifier for TrustedServer {
         }
     }
 
-    fn verify_tls12_signature(
+    fn verify_listed(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        certificate: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let (_, parsed) = X509Certificate::from_der(certificate)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let validity = parsed.validity();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if validity.not_before.timestamp() > now {
+            return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
+        }
+        if validity.not_after.timestamp() < now {
+            return Err(Error::InvalidCertificate(CertificateError::Expired));
+        }
+        if self.verify_name {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
     }
 }
 
-/// `insecure`: any certificate, but its holder must own the key, so that the
-/// handshake stays one with whoever sent the certificate.
-#[derive(Debug)]
-pub(super) struct AnyCertificate(pub WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
+impl ServerCertVerifier for BackendVerifier {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        match &self.trust {
+            Trust::Anything => Ok(ServerCertVerified::assertion()),
+            Trust::Chain(trusted) => {
+                trusted.verify(end_entity, intermediates, server_name, ocsp_response, now)
+            }
+        }
     }
 
     fn verify_tls12_signature(
@@ -191,7 +185,7 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0)
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -200,10 +194,10 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

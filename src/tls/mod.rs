@@ -34,9 +34,10 @@ use crate::config::ListenerTlsConfig;
 use crate::config::TlsVersion;
 use crate::config::VerifyMode;
 
-use self::choose::AnyCertificate;
+use self::choose::BackendVerifier;
 use self::choose::CertificatesByName;
-use self::choose::TrustedServer;
+use self::choose::Trust;
+use self::choose::TrustedChain;
 use self::files::Files;
 
 pub use self::material::TlsMaterial;
@@ -328,21 +329,23 @@ fn server_verifier(
     listed: Vec<CertificateDer<'static>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    let verify_name = match mode {
-        VerifyMode::VerifyFull => true,
-        VerifyMode::VerifyCa => false,
-        VerifyMode::Insecure => {
-            let algorithms = provider.signature_verification_algorithms;
-            return Ok(Arc::new(AnyCertificate(algorithms)));
+    let trust = match mode {
+        VerifyMode::Insecure => Trust::Anything,
+        VerifyMode::VerifyFull | VerifyMode::VerifyCa => {
+            let roots = Arc::new(roots);
+            let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
+                .build()
+                .map_err(settings)?;
+            Trust::Chain(TrustedChain {
+                chain,
+                listed,
+                verify_name: mode == VerifyMode::VerifyFull,
+            })
         }
     };
-    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(settings)?;
-    Ok(Arc::new(TrustedServer {
-        chain,
-        listed,
-        verify_name,
+    Ok(Arc::new(BackendVerifier {
+        trust,
+        algorithms: provider.signature_verification_algorithms,
     }))
 }
 

@@ -30,6 +30,11 @@ impl ClientTls {
         self.0.get_ref().1.server_name()
     }
 
+    /// The application protocol agreed on (RFC 7301), if any.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.0.get_ref().1.alpn_protocol()
+    }
+
     /// The connection underneath, for its addresses and options.
     pub fn tcp(&self) -> &TcpStream {
         self.0.get_ref().0

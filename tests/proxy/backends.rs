@@ -64,12 +64,13 @@ fn a_killed_replica_costs_no_new_connection() {
     let checks = "health_check: {interval: 1h, timeout: 1s, fast_interval: 1h}";
     let evergate = Evergate::start(&file(listens, &plain(&addrs), &[checks]));
 
-    let (killed, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let killed = AtomicBool::new(false);
     thread::scope(|scope| {
-        let clients = [(); 4].map(|()| {
+        for _ in 0..4 {
             scope.spawn(|| {
                 let mut after = 0;
-                while !stop.load(Ordering::Acquire) {
+                // Enough of them to prove something.
+                while after < 50 {
                     let is_new = killed.load(Ordering::Acquire);
                     let session = greeted(listens);
                     if is_new {
@@ -78,18 +79,10 @@ fn a_killed_replica_costs_no_new_connection() {
                         after += 1;
                     }
                 }
-                after
-            })
-        });
+            });
+        }
         backends[0].kill(End::Rst);
         killed.store(true, Ordering::Release);
-        thread::sleep(Duration::from_secs(2));
-        stop.store(true, Ordering::Release);
-        let after: u32 = clients.map(|client| client.join().unwrap()).iter().sum();
-        assert!(
-            after > 20,
-            "only {after} sessions: too few to prove anything"
-        );
     });
     let redispatched =
         evergate.metric("evergate_backend_connect_errors_total", &[("backend", "a")]);

@@ -66,6 +66,19 @@ fn every_command_explains_itself() {
         ("check", &["--config", "every problem"][..]),
         ("schema", &["JSON schema"][..]),
         ("status", &["--json", "--admin", "EVERGATE_ADMIN"][..]),
+        ("incidents", &["--json", "--admin", "[NUMBER]"][..]),
+        (
+            "explain",
+            &[
+                "--listener",
+                "--source",
+                "--user",
+                "--database",
+                "--sni",
+                "--session",
+            ][..],
+        ),
+        ("switchover", &["CLUSTER/BACKEND", "--token-file"][..]),
         ("drain", &["CLUSTER/BACKEND", "--token-file"][..]),
         ("ready", &["CLUSTER/BACKEND", "--token-file"][..]),
         ("maintenance", &["CLUSTER/BACKEND", "--token-file"][..]),
@@ -138,6 +151,14 @@ fn a_bad_file_gets_the_same_clear_report_from_check_and_run_and_exit_1() {
             format!("{good}admin: {{token_file: nowhere}}\n"),
             ":4:",
             "nowhere",
+        ),
+        (
+            good.replace(
+                "cluster: c}",
+                "cluster: c, tls: {cert_file: nowhere.crt, key_file: nowhere.key}}",
+            ),
+            ":3:67",
+            "nowhere.crt: cannot be read",
         ),
     ] {
         let (_dir, path) = written(&broken);

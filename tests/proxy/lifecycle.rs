@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::Read;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -232,6 +235,108 @@ fn a_listener_that_closes_does_not_go_on_trying_to_accept() {
         let failed = |line: &&String| line.contains("accept failed");
         assert!(lines.iter().any(|line| line.contains("SIGTERM: draining")));
         assert!(lines.iter().filter(failed).count() <= 1, "{lines:#?}");
+    }
+}
+
+/// C10: the kernel resets who is in the accept queue of a socket that closes.
+#[test]
+fn clients_that_are_connected_but_not_accepted_at_sigterm_are_served() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    for _ in 0..3 {
+        let keys = "workers: 1\ndrain_timeout: 10s\n";
+        let (_echo, listens, mut evergate) = echo_behind(keys);
+        evergate.signal(Signal::STOP);
+        let mut queued: Vec<_> = (0..400).map(|_| connect(listens)).collect();
+        for client in &mut queued {
+            client.write_all(b"x").unwrap();
+        }
+        evergate.signal(Signal::TERM);
+        evergate.signal(Signal::CONT);
+        let mut served = 0;
+        for mut client in queued {
+            served += usize::from(client.read_exact(&mut [0]).is_ok());
+        }
+        assert_eq!(served, 400);
+        assert_eq!(evergate.wait(PATIENCE).code(), Some(0));
+    }
+}
+
+/// C10
+#[test]
+fn whoever_connects_while_a_listener_is_removed_is_served_or_refused() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (echo, listens, stays) = (Backend::echo(), free_addr(), free_addr());
+    let without = file(stays, &plain(&[echo.addr()]), &[]);
+    let drain = "drain_timeout: 1s\n";
+    let with = without.clone() + &format!("  gone: {{bind: \"{listens}\", cluster: c}}\n{drain}");
+    let without = without + drain;
+    let evergate = Evergate::start(&with);
+    let over = AtomicBool::new(false);
+    let served = AtomicUsize::new(0);
+    let kept = Mutex::new(Vec::new());
+    let come = || {
+        while !over.load(Ordering::Relaxed) {
+            if let Ok(mut client) = TcpStream::connect(listens) {
+                echoes(&mut client, b"connected is served").unwrap();
+                // Those who stay are severed at the drain deadline, however late they came.
+                kept.lock().unwrap().push(client);
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..6).map(|_| scope.spawn(come)).collect();
+        for _ in 0..10 {
+            let before = served.load(Ordering::Relaxed);
+            wait_until(PATIENCE, "clients are served", || {
+                let now = served.load(Ordering::Relaxed);
+                now >= before + 20 || clients.iter().any(|it| it.is_finished())
+            });
+            evergate.reload(&without);
+            evergate.reload(&with);
+        }
+        evergate.reload(&without);
+        over.store(true, Ordering::Relaxed);
+    });
+    for mut client in kept.into_inner().unwrap() {
+        assert!(rest(&mut client).is_empty());
+    }
+}
+
+/// C10: a balancer in front sends clients until it has seen that we are not ready.
+#[test]
+fn during_the_shutdown_delay_clients_are_served_although_readiness_is_false() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let keys = "drain_timeout: 30s\nshutdown_delay: 2s\n";
+    let (_echo, listens, mut evergate) = echo_behind(keys);
+    evergate.signal(Signal::TERM);
+    let since = Instant::now();
+    wait_until(PATIENCE, "readiness is false", || {
+        evergate.get("/readyz").status == 503
+    });
+    let mut session = connect(listens);
+    echoes(&mut session, b"late but served").unwrap();
+    evergate.wait_for_log("SIGTERM: draining");
+    assert!(since.elapsed() >= Duration::from_millis(1900));
+    wait_until(PATIENCE, "no new client gets in", || {
+        TcpStream::connect(listens).is_err()
+    });
+    echoes(&mut session, b"and may finish").unwrap();
+    drop(session);
+    assert_eq!(evergate.wait(PATIENCE).code(), Some(0));
+}
+
+/// C11
+#[test]
+fn a_second_signal_ends_the_shutdown_delay() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    for (second, code) in [(Signal::TERM, 0), (Signal::INT, 130)] {
+        let (_echo, listens, mut evergate) = echo_behind("shutdown_delay: 1h\n");
+        evergate.signal(Signal::TERM);
+        evergate.wait_for_log("still accepting");
+        echoes(&mut connect(listens), b"not closed yet").unwrap();
+        evergate.signal(second);
+        assert_eq!(evergate.wait(PATIENCE).code(), Some(code));
     }
 }
 

@@ -12,6 +12,7 @@ mod commands;
 mod handshakes;
 mod harness;
 mod hot_swap;
+mod incidents;
 mod lifecycle;
 mod network;
 mod observability;
@@ -19,6 +20,7 @@ mod observability;
 #[path = "../tls/pki.rs"]
 mod pki;
 mod policies;
+mod postgres;
 mod reload;
 mod resources;
 mod security;

@@ -327,6 +327,46 @@ fn without_ports_for_one_backend_another_takes_over_and_nobody_is_called_down() 
     });
 }
 
+/// N11: ports for the same backend, once for each address that sessions come from.
+#[test]
+fn a_second_source_address_makes_room_for_twice_the_sessions() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    for sources in [&["127.0.0.2"][..], &["127.0.0.2", "127.0.0.3"]] {
+        let netns = Netns::new();
+        let redis = Redis::start_in(&netns.place());
+        netns.run(&["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40019"]);
+        // Whoever comes from elsewhere is turned away, probes too.
+        let (all, port) = (sources.join(", "), redis.addr().port());
+        netns.run(&["nft", &format!(
+            "add table inet only; add chain inet only input {{ type filter hook input priority 0; }}; \
+             add rule inet only input tcp dport {port} ip saddr != {{ {all} }} reject with tcp reset"
+        )]);
+        let [listen, admin] = [(); 2].map(|()| SocketAddr::from((netns.ip(), free_addr().port())));
+        let yaml = format!(
+            "clusters:\n  c:\n    backends: [\"{}\"]\n    connect: {{source: [{all}]}}\n    \
+             health_check: {{interval: 1h}}\n    failover: {{hold: {{for: 100ms, max_sessions: 100}}}}\n\
+             listeners:\n  l: {{bind: \"{listen}\", cluster: c}}\nadmin: {{bind: \"{admin}\"}}\n",
+            redis.addr()
+        );
+        let place = netns.place();
+        let words: Vec<&str> = place.prefix.iter().map(String::as_str).collect();
+        let evergate = Evergate::with(&yaml).inside(&words).start();
+        evergate.wait_for_metric("evergate_backend_up", &[("cluster", "c")], 1.0);
+
+        let mut clients: Vec<TcpStream> = Vec::new();
+        let mut served = 0;
+        for _ in 0..50 {
+            let mut client = connect(listen);
+            served += usize::from(ping(&mut client).is_ok());
+            clients.push(client);
+        }
+        // The probe's last connection may still have one of the ports.
+        let room = 20 * sources.len();
+        assert!((room - 1..=room).contains(&served), "{served} of {room}");
+        assert_eq!(downs(&evergate), Vec::<String>::new());
+    }
+}
+
 fn ping(client: &mut TcpStream) -> io::Result<()> {
     client.write_all(b"PING\r\n")?;
     let mut answer = [0; 7];

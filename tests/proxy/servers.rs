@@ -75,6 +75,17 @@ impl Load {
         self.deaths.lock().unwrap().push((began, Instant::now()));
     }
 
+    /// Returns when so many pieces of work that began after this call have ended.
+    #[track_caller]
+    fn wait_for_more(&self, count: usize) {
+        let since = Instant::now();
+        wait_until(PATIENCE, "more work", || {
+            let pieces = self.pieces.lock().unwrap();
+            let fresh = pieces.iter().filter(|(began, _, _)| *began > since);
+            fresh.count() >= count
+        });
+    }
+
     fn end(&self) {
         self.stop.store(true, Ordering::Release);
     }
@@ -103,6 +114,11 @@ fn connections_of(evergate: &Evergate, backend: &str) -> f64 {
     let labels = [("backend", backend)];
     let total = evergate.metric("evergate_backend_connections_total", &labels);
     total.unwrap_or(0.0)
+}
+
+#[track_caller]
+fn wait_for_down(evergate: &Evergate, backend: &str) {
+    evergate.wait_for_metric("evergate_backend_up", &[("backend", backend)], 0.0);
 }
 
 /// B2, with the real thing: short sessions of psql and of pgbench, each with a connection of its own.
@@ -138,7 +154,8 @@ fn a_killed_postgres_fails_no_new_connection() {
             connections_of(&evergate, "a") >= 5.0
         });
         load.kill(|| postgres[0].kill9());
-        thread::sleep(Duration::from_secs(3));
+        load.wait_for_more(20);
+        wait_for_down(&evergate, "a");
         let before = connections_of(&evergate, "a");
         postgres[0].start_again();
         wait_until(PATIENCE, "it is used again", || {
@@ -177,9 +194,10 @@ fn redis_servers_come_and_go_and_no_new_connection_fails() {
         scope.spawn(|| load.run(|| failed_benchmark(listens, "0")));
         scope.spawn(|| load.run(|| failed_ping(listens)));
         for (server, name) in servers.iter_mut().zip(["a", "b", "c"]) {
-            thread::sleep(Duration::from_millis(700));
+            load.wait_for_more(5);
             load.kill(|| server.kill9());
-            thread::sleep(Duration::from_millis(700));
+            load.wait_for_more(5);
+            wait_for_down(&evergate, name);
             let before = connections_of(&evergate, name);
             server.start_again();
             wait_until(PATIENCE, "it is used again", || {

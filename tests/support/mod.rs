@@ -11,20 +11,31 @@
 )]
 
 pub mod backend;
+pub mod client;
+pub mod etcd;
 pub mod evergate;
 pub mod hello;
 pub mod http;
 pub mod limits;
+pub mod mariadb;
 pub mod netns;
+pub mod patroni;
+pub mod pg_base;
+pub mod pg_cluster;
+pub mod pg_node;
+pub mod pg_server;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod redis;
 pub mod relay;
+pub mod sentinel;
 mod service;
 pub mod stream;
 pub mod talk;
+pub mod verdict;
 pub mod webserver;
+pub mod workload;
 
 use std::thread;
 use std::time::Duration;

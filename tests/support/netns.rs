@@ -82,6 +82,12 @@ impl Netns {
         self.host_ip
     }
 
+    /// Lets those inside reach other namespaces that call this too, through the host.
+    pub fn forward(&self) {
+        let file = format!("/proc/sys/net/ipv4/conf/{}/forwarding", self.link);
+        std::fs::write(&file, "1").unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+
     /// Servers start here.
     pub fn place(&self) -> Place {
         Place {

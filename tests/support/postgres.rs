@@ -18,7 +18,7 @@ use super::process::run;
 use super::process::words;
 use super::wait_until;
 
-const PACKAGE: &str = "postgresql-15";
+pub const PACKAGE: &str = "postgresql-15";
 
 pub struct Postgres {
     addr: SocketAddr,
@@ -42,11 +42,9 @@ impl Postgres {
             .unwrap();
         let path = dir.path().to_str().unwrap().to_owned();
         let mut prefix = place.prefix.clone();
+        prefix.extend(as_postgres());
         if is_root() {
-            // PostgreSQL refuses to be root.
             run(&["chown", "postgres:postgres", &path]);
-            prefix.extend(words(&["setpriv", "--reuid=postgres", "--regid=postgres"]));
-            prefix.extend(words(&["--init-groups", "--"]));
         }
         let mut postgres = Self {
             addr: SocketAddr::new(place.ip, free_port()),
@@ -145,8 +143,39 @@ impl Postgres {
     }
 }
 
+/// What to put before a program that refuses to be root, as PostgreSQL and Patroni do.
+pub fn as_postgres() -> Vec<String> {
+    if !is_root() {
+        return Vec::new();
+    }
+    // The kernel forgets the death signal of `Process::start` when the user changes.
+    words(&[
+        "setpriv",
+        "--reuid=postgres",
+        "--regid=postgres",
+        "--init-groups",
+        "--pdeathsig",
+        "KILL",
+        "--",
+    ])
+}
+
 /// Runs one statement through any address: a backend's or a listener's.
 pub fn psql(addr: SocketAddr, statement: &str) -> Output {
+    psql_with(statement, &environment(addr))
+}
+
+/// The same as a user with a password, over TLS or not at all.
+pub fn psql_as(addr: SocketAddr, user: &str, password: &str, statement: &str) -> Output {
+    let mut environment = environment(addr).to_vec();
+    // The last of a name wins.
+    environment.push(("PGUSER", user.to_owned()));
+    environment.push(("PGPASSWORD", password.to_owned()));
+    environment.push(("PGSSLMODE", "require".to_owned()));
+    psql_with(statement, &environment)
+}
+
+fn psql_with(statement: &str, environment: &[(&str, String)]) -> Output {
     let psql = installed("psql", "postgresql-client-15");
     let command = [
         psql.as_str(),
@@ -159,7 +188,7 @@ pub fn psql(addr: SocketAddr, statement: &str) -> Output {
         "-c",
         statement,
     ];
-    output_of(&command, &environment(addr))
+    output_of(&command, environment)
 }
 
 /// As `psql`, when it has to succeed.

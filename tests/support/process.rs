@@ -18,6 +18,7 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -25,6 +26,9 @@ use rustix::process::kill_process;
 use rustix::process::kill_process_group;
 
 use super::wait_for;
+
+/// A killed process that is not gone after this hangs in the kernel.
+const END_OF_DESCENDANTS: Duration = Duration::from_secs(5);
 
 pub struct Process {
     child: Child,
@@ -151,9 +155,15 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let tree = self.tree();
         self.signal_tree(Signal::KILL);
         self.signal_group(Signal::KILL);
         let status = self.child.wait();
+        // Descendants let go of ports and memory a moment later; who restarts it needs both.
+        let started = Instant::now();
+        while tree.iter().any(|pid| is_alive(*pid)) && started.elapsed() < END_OF_DESCENDANTS {
+            thread::sleep(Duration::from_millis(1));
+        }
         if thread::panicking() {
             let ended = status.map(|status| (status.code(), status.signal()));
             eprintln!("--- {}: {ended:?}", self.stdout.display());
@@ -233,6 +243,17 @@ fn children_of(pid: u32) -> Vec<u32> {
     text.split_whitespace()
         .map(|child| child.parse().unwrap())
         .collect()
+}
+
+/// Zombies hold nothing any more.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold spaces; the state follows it.
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
 }
 
 /// A program that is started again must not overwrite what it said before.

@@ -59,6 +59,7 @@ async fn connection() -> (TcpStream, TcpStream) {
 
 fn listener_tls(certificates: Vec<CertificatePair>) -> ListenerTlsConfig {
     ListenerTlsConfig {
+        optional: false,
         certificates,
         client_ca_file: None,
         min_version: TlsVersion::V1_2,

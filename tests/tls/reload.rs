@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evergate::config::Config;
+use evergate::config::Intent;
 use evergate::config::KeepaliveConfig;
 use evergate::config::ListenerConfig;
 use evergate::config::ListenerTlsConfig;
 use evergate::config::LogConfig;
 use evergate::config::LogFormat;
 use evergate::config::LogLevel;
+use evergate::config::Protocol;
 use evergate::tls::TlsMaterial;
 use rustls::HandshakeKind;
 use rustls::version::TLS13;
@@ -24,6 +26,9 @@ use crate::talk;
 
 fn listener(name: &str, tls: ListenerTlsConfig) -> ListenerConfig {
     ListenerConfig {
+        protocol: Protocol::Tcp,
+        intent: Intent::ANY,
+        tls_passthrough: false,
         name: name.into(),
         bind: "127.0.0.1:0".parse().unwrap(),
         cluster: None,
@@ -47,6 +52,7 @@ fn listener(name: &str, tls: ListenerTlsConfig) -> ListenerConfig {
 
 fn config(listeners: Vec<ListenerConfig>) -> Config {
     Config {
+        state_dir: None,
         clusters: Vec::new(),
         listeners,
         admin: None,
@@ -57,6 +63,7 @@ fn config(listeners: Vec<ListenerConfig>) -> Config {
         workers: 1.try_into().unwrap(),
         zone: None,
         drain_timeout: Duration::ZERO,
+        shutdown_delay: Duration::ZERO,
         max_connections: 1,
     }
 }

@@ -6,11 +6,12 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::cli::demo::ledger::Clock;
-use crate::cli::demo::measure::Measured;
-use crate::cli::demo::measure::Phase;
+use crate::cli::demo::ledger::Doing;
+use crate::cli::demo::ledger::Phase;
+use crate::cli::demo::ledger::Purpose;
 use crate::cli::demo::verdict::Broken;
+use crate::cli::demo::verdict::Measured;
 use crate::cli::demo::verdict::Promise;
-use crate::cli::demo::verdict::since;
 
 const RESET: &str = "\x1b[0m";
 const BOLD: &str = "\x1b[1m";
@@ -19,9 +20,9 @@ const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
 
 const LEGEND: &str = "
-failed: requests without a good answer, connections that reached no backend; cut: connections
-that ended with their backend while no request was waiting; to detect: until the routing table
-knew; to recover: until clients were served accordingly
+unknown: writes that were under way when their primary ended; cut: sessions of that primary that
+ended between two statements or while they logged in; longest: from a client's connect to its
+first answer, holds included
 ";
 
 /// Whether the account may be coloured.
@@ -79,7 +80,7 @@ impl Account {
         self.print("\n");
         self.print(&table(measured));
         self.print(LEGEND);
-        self.print("\n");
+        self.print(&outcome(measured));
         for promise in Promise::ALL {
             let mut found = broken
                 .iter()
@@ -124,76 +125,93 @@ pub fn shown(duration: Duration) -> String {
 fn table(measured: &Measured) -> String {
     let header = [
         "step",
-        "requests",
+        "writes",
+        "unknown",
+        "read-only",
+        "refused",
+        "reads",
         "failed",
-        "connections",
+        "connects",
         "failed",
         "cut",
-        "to detect",
-        "to recover",
+        "longest",
     ];
     let mut rows = vec![header.map(str::to_owned)];
-    let mut sums = [0; 5];
+    let mut sums = [0; 9];
+    let mut longest = Duration::ZERO;
     for phase in Phase::ALL {
-        let counts = measured.records.counts(phase, measured.kill.as_ref());
-        let counts = [
-            counts.requests,
-            counts.failed_requests,
-            counts.connections,
-            counts.failed_connections,
-            counts.cut,
-        ];
-        for (sum, count) in sums.iter_mut().zip(counts) {
-            *sum += count;
+        let numbers = numbers(measured, phase);
+        for (sum, number) in sums.iter_mut().zip(numbers) {
+            *sum += number;
         }
-        let (detect, recover) = times(measured, phase);
-        rows.push(row(phase.as_str(), counts, detect, recover));
+        let counts = measured.records.counts[phase as usize];
+        longest = longest.max(counts.longest_connect);
+        rows.push(row(phase.as_str(), numbers, counts.longest_connect));
     }
-    rows.push(row("all", sums, None, None));
+    rows.push(row("all", sums, longest));
     align(&rows)
 }
 
-fn row(
-    name: &str,
-    counts: [u64; 5],
-    detect: Option<Duration>,
-    recover: Option<Duration>,
-) -> [String; 8] {
-    let [requests, failed, connections, refused, cut] = counts.map(|count| count.to_string());
-    let [detect, recover] =
-        [detect, recover].map(|took| took.map_or_else(|| "-".to_owned(), shown));
-    [
-        name.to_owned(),
-        requests,
-        failed,
-        connections,
-        refused,
-        cut,
-        detect,
-        recover,
-    ]
+fn row(name: &str, numbers: [u64; 9], longest: Duration) -> [String; 11] {
+    let mut row = std::array::from_fn(|_| String::new());
+    name.clone_into(&mut row[0]);
+    for (cell, number) in row[1..].iter_mut().zip(numbers) {
+        *cell = number.to_string();
+    }
+    row[10] = shown(longest);
+    row
 }
 
-/// Time until the routing table knew, and until clients were served accordingly.
-fn times(measured: &Measured, phase: Phase) -> (Option<Duration>, Option<Duration>) {
-    let Measured {
-        records,
-        kill,
-        back,
-        drain,
-        reload,
-        ..
-    } = measured;
-    match phase {
-        Phase::Start | Phase::End => None,
-        Phase::Kill => kill.map(|kill| (kill.began, kill.detected, records.recovered(&kill))),
-        Phase::Return => back.map(|back| (back.began, back.up, back.first_session)),
-        Phase::Drain => drain.map(|drain| (drain.began, Some(drain.in_force), drain.emptied)),
-        Phase::Reload => reload.map(|reload| (reload.began, reload.in_force, reload.first_session)),
+/// The row's columns between the step's name and the longest connect.
+fn numbers(measured: &Measured, phase: Phase) -> [u64; 9] {
+    let counts = measured.records.counts[phase as usize];
+    let mut numbers = [0; 9];
+    numbers[0] = counts.writes;
+    numbers[4] = counts.reads;
+    numbers[6] = counts.connections;
+    let failures = measured.records.failures.iter();
+    for failure in failures.filter(|failure| failure.phase == phase) {
+        let is_explained = measured.is_explained(failure);
+        let column = match (failure.doing, failure.purpose) {
+            _ if failure.trouble.is_read_only() => 2,
+            (Doing::Connecting, _) if !is_explained => 7,
+            (Doing::Connecting | Doing::Idling, _) if is_explained => 8,
+            (_, Purpose::Read) => 5,
+            (_, Purpose::Write) if is_explained => 1,
+            (_, Purpose::Write) => 3,
+        };
+        numbers[column] += 1;
     }
-    .map_or((None, None), |(began, detected, recovered)| {
-        (since(began, detected), since(began, recovered))
-    })
+    numbers
+}
+
+/// What became of the writes, and how long there were none.
+fn outcome(measured: &Measured) -> String {
+    let fate = measured.fate();
+    let mut text = format!(
+        "\nacknowledged writes  {}, lost {}, doubled {}\n\
+         not replicated       {} that only the killed primary had: replication is asynchronous here\n",
+        fate.acknowledged, fate.lost, fate.doubled, fate.unreplicated
+    );
+    for outage in &measured.outages {
+        let since = |at: Option<Duration>, from: Duration| {
+            at.map_or_else(|| "never".to_owned(), |at| shown(at.saturating_sub(from)))
+        };
+        text.push_str(&format!(
+            "{:<19}  end of the primary seen after {}; writes stood still for {}: {} until the \
+             promotion, {} added by Evergate\n",
+            match outage.phase {
+                Phase::Kill => "failover",
+                _ => "switchover",
+            },
+            since(outage.detected, outage.began),
+            since(outage.first_write, outage.began),
+            shown(outage.promoted.saturating_sub(outage.began)),
+            since(outage.first_write, outage.promoted),
+        ));
+    }
+    text.push('\n');
+    text
 }
 
 /// The first column to the left, the others to the right.
@@ -217,51 +235,20 @@ fn align<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::demo::measure::Failure;
-    use crate::cli::demo::measure::Kill;
-    use crate::cli::demo::measure::Kind;
-    use crate::cli::demo::measure::What;
 
     #[test]
     fn the_table_has_a_row_for_each_step_and_one_for_all() {
         let mut measured = Measured::default();
-        measured.records.answered = [1, 2, 3, 4, 5, 6];
+        for (writes, counts) in (1..).zip(&mut measured.records.counts) {
+            counts.writes = writes;
+        }
         let table = table(&measured);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 2 + Phase::ALL.len());
-        let words: Vec<&str> = lines[7].split_whitespace().collect();
-        assert_eq!(words, ["all", "21", "0", "0", "0", "0", "-", "-"]);
+        let words: Vec<&str> = lines[8].split_whitespace().collect();
+        assert_eq!(words[..3], ["all", "28", "0"]);
         let width = lines[0].len();
         assert!(lines.iter().all(|line| line.len() == width), "{table}");
-    }
-
-    #[test]
-    fn what_ended_with_its_backend_is_cut_and_what_reached_none_has_failed() {
-        let mut measured = Measured {
-            kill: Some(Kill {
-                backend: "db-2",
-                sessions: 1,
-                began: Duration::from_millis(10),
-                done: Duration::from_millis(12),
-                detected: None,
-            }),
-            ..Measured::default()
-        };
-        for begun in [11, 13] {
-            measured.records.failures.push(Failure {
-                phase: Phase::Kill,
-                session: begun,
-                kind: Kind::Short,
-                backend: None,
-                begun: Duration::from_millis(begun),
-                at: Duration::from_millis(14),
-                what: What::NotGreeted,
-            });
-        }
-        let table = table(&measured);
-        let row = table.lines().nth(2).unwrap();
-        let words: Vec<&str> = row.split_whitespace().collect();
-        assert_eq!(words[..6], ["kill", "0", "0", "2", "1", "1"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::cli::demo::ledger::Clock;
 use crate::cluster::AdminState;
 use crate::cluster::Health;
+use crate::cluster::Role;
 use crate::config::Config;
 use crate::config::FileWatcher;
 use crate::control::CommandError;
@@ -26,7 +27,7 @@ use crate::server::Server;
 use crate::server::Source;
 use crate::tls::TlsMaterial;
 
-/// The one cluster's and the one listener's name.
+/// The one cluster's name.
 pub const NAME: &str = "demo";
 /// How long the script waits for anything; what comes later breaks a promise.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,6 +66,8 @@ impl Front {
             .prefix("evergate-demo-")
             .tempdir()
             .context("cannot make a temporary directory")?;
+        let state = directory.path().join("state");
+        fs::create_dir(&state).with_context(|| format!("cannot make {}", state.display()))?;
         let file = directory.path().join("evergate.yaml");
         fs::write(&file, configuration)
             .with_context(|| format!("cannot write {}", file.display()))?;
@@ -123,14 +126,17 @@ impl Front {
         self.cluster(since).flatten()
     }
 
+    /// When a backend's role became this; `None` when it does not in time.
+    pub async fn plays(&self, backend: &str, role: Role) -> Option<Duration> {
+        let has_role = |entry: &BackendEntry| entry.role == role && entry.health == Health::Up;
+        self.seen(|cluster| entry(cluster, backend).is_some_and(has_role))
+            .await
+    }
+
     /// Reads the cluster as the data plane sees it now.
     pub fn cluster<T>(&self, read: impl FnOnce(&ClusterTable) -> T) -> Option<T> {
         let table = self.table.load();
         table.clusters.get(NAME).map(|cluster| read(cluster))
-    }
-
-    pub fn generation(&self) -> u64 {
-        self.table.load().generation
     }
 
     pub async fn set_admin_state(

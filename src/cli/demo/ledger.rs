@@ -1,19 +1,12 @@
-//! Where the load writes down what it sees, and the script reads it.
+//! Where the load writes down what clients see, and the script reads it.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::cli::demo::measure::Failure;
-use crate::cli::demo::measure::Kind;
-use crate::cli::demo::measure::Opening;
-use crate::cli::demo::measure::Phase;
-use crate::cli::demo::measure::Records;
-use crate::cli::demo::measure::Recovery;
-use crate::cli::demo::measure::What;
+use crate::cli::demo::client::Trouble;
 
 /// Time since the demo's start.
 #[derive(Debug, Clone, Copy)]
@@ -33,107 +26,183 @@ impl Clock {
     }
 }
 
-/// One client connection as its client sees it.
+/// The parts of the script, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Start,
+    Kill,
+    Return,
+    Switch,
+    Drain,
+    Reload,
+    End,
+}
+
+impl Phase {
+    pub const ALL: [Self; 7] = [
+        Self::Start,
+        Self::Kill,
+        Self::Return,
+        Self::Switch,
+        Self::Drain,
+        Self::Reload,
+        Self::End,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Kill => "kill",
+            Self::Return => "return",
+            Self::Switch => "switch",
+            Self::Drain => "drain",
+            Self::Reload => "reload",
+            Self::End => "end",
+        }
+    }
+}
+
+/// What a client came for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Write,
+    Read,
+}
+
+/// An acknowledged write.
 #[derive(Debug, Clone, Copy)]
-pub struct Session {
+pub struct Write {
     pub id: u64,
-    pub kind: Kind,
+    pub at: Duration,
+}
+
+/// A new session that was logged in.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening {
+    pub purpose: Purpose,
+    /// Which server it was: the port that it listens on.
+    pub port: u16,
     pub begun: Duration,
-    pub backend: Option<&'static str>,
+    pub greeted: Duration,
+}
+
+/// What went wrong, and when the client began with it.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub phase: Phase,
+    pub purpose: Purpose,
+    pub doing: Doing,
+    pub trouble: Trouble,
+    pub begun: Duration,
+    pub at: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    Connecting,
+    /// A write whose outcome its client does not know, or that was refused; or a read.
+    Asking,
+    /// The session ended while nothing was asked.
+    Idling,
+}
+
+/// What clients saw of one step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    pub writes: u64,
+    pub reads: u64,
+    pub connections: u64,
+    pub longest_connect: Duration,
+}
+
+/// Everything that the load saw.
+#[derive(Debug, Clone, Default)]
+pub struct Records {
+    /// By phase.
+    pub counts: [Counts; Phase::ALL.len()],
+    pub writes: Vec<Write>,
+    pub openings: Vec<Opening>,
+    pub failures: Vec<Failure>,
+}
+
+impl Records {
+    /// The first acknowledged write that ended at `from` or later.
+    pub fn first_write(&self, from: Duration) -> Option<Duration> {
+        let recent = self.writes.iter().rev();
+        let since = recent.take_while(|write| write.at >= from);
+        since.last().map(|write| write.at)
+    }
 }
 
 /// Shared by the load and the script.
 #[derive(Debug)]
 pub struct Ledger {
     pub clock: Clock,
-    page: Mutex<Page>,
-}
-
-#[derive(Debug)]
-struct Page {
-    phase: Phase,
-    records: Records,
-    /// Greeted and not over, by session.
-    open: HashMap<u64, &'static str>,
+    page: Mutex<(Phase, Records)>,
 }
 
 impl Ledger {
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
-            page: Mutex::new(Page {
-                phase: Phase::Start,
-                records: Records::default(),
-                open: HashMap::new(),
-            }),
+            page: Mutex::new((Phase::Start, Records::default())),
         }
     }
 
     pub fn set_phase(&self, phase: Phase) {
-        self.lock().phase = phase;
+        self.lock().0 = phase;
     }
 
-    pub fn greeted(&self, session: &Session, backend: &'static str) {
+    pub fn opened(&self, purpose: Purpose, port: u16, begun: Duration) {
         let mut page = self.lock();
-        let opening = Opening {
-            phase: page.phase,
-            backend,
-            begun: session.begun,
-            greeted: self.clock.now(),
-        };
-        page.records.openings.push(opening);
-        page.open.insert(session.id, backend);
+        // Inside the lock: times are in order then.
+        let greeted = self.clock.now();
+        let (phase, records) = &mut *page;
+        records.openings.push(Opening {
+            purpose,
+            port,
+            begun,
+            greeted,
+        });
+        let counts = &mut records.counts[*phase as usize];
+        counts.connections += 1;
+        counts.longest_connect = counts.longest_connect.max(greeted - begun);
     }
 
-    pub fn answered(&self) {
+    pub fn wrote(&self, id: u64) {
         let mut page = self.lock();
-        let phase = page.phase;
-        page.records.answered[phase as usize] += 1;
-    }
-
-    /// A kept session has a good answer for the first time since it failed.
-    pub fn recovered(&self, session: u64) {
         let at = self.clock.now();
-        self.lock()
-            .records
-            .recoveries
-            .push(Recovery { session, at });
+        let (phase, records) = &mut *page;
+        records.counts[*phase as usize].writes += 1;
+        records.writes.push(Write { id, at });
     }
 
-    /// The connection is over, as its client wanted or not.
-    pub fn ended(&self, session: &Session, result: Result<(), What>) {
+    pub fn read_rows(&self) {
         let mut page = self.lock();
-        page.open.remove(&session.id);
-        if let Err(what) = result {
-            let failure = Failure {
-                phase: page.phase,
-                session: session.id,
-                kind: session.kind,
-                backend: session.backend,
-                begun: session.begun,
-                at: self.clock.now(),
-                what,
-            };
-            page.records.failures.push(failure);
-        }
+        let (phase, records) = &mut *page;
+        records.counts[*phase as usize].reads += 1;
     }
 
-    /// Sessions that a backend has greeted and that are not over.
-    pub fn open_on(&self, backend: &str) -> usize {
-        let page = self.lock();
-        page.open.values().filter(|name| **name == backend).count()
-    }
-
-    pub fn open(&self) -> usize {
-        self.lock().open.len()
+    pub fn failed(&self, purpose: Purpose, doing: Doing, trouble: Trouble, begun: Duration) {
+        let mut page = self.lock();
+        let at = self.clock.now();
+        let (phase, records) = &mut *page;
+        records.failures.push(Failure {
+            phase: *phase,
+            purpose,
+            doing,
+            trouble,
+            begun,
+            at,
+        });
     }
 
     /// Reads the records as they are now.
     pub fn read<T>(&self, read: impl FnOnce(&Records) -> T) -> T {
-        read(&self.lock().records)
+        read(&self.lock().1)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Page> {
+    fn lock(&self) -> MutexGuard<'_, (Phase, Records)> {
         self.page.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

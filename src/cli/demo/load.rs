@@ -1,47 +1,41 @@
-//! The demo's clients: sessions that stay connected, and streams of short connections.
+//! The demo's clients: writers on one port, readers on the other.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle as ThreadHandle;
 use std::time::Duration;
+use std::time::Instant;
 
-use tokio::io::AsyncBufReadExt;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::io::BufReader;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::demo::BACKENDS;
-use crate::cli::demo::backend::MAX_LINE_BYTES;
+use crate::cli::demo::client::Client;
+use crate::cli::demo::client::Trouble;
+use crate::cli::demo::ledger::Doing;
 use crate::cli::demo::ledger::Ledger;
-use crate::cli::demo::ledger::Session;
-use crate::cli::demo::measure::Kind;
-use crate::cli::demo::measure::What;
-use crate::cli::demo::wire;
-use crate::cli::demo::wire::WrongAnswer;
+use crate::cli::demo::ledger::Purpose;
+use crate::cli::demo::sql;
 
-pub const KEPT_SESSIONS: u64 = 32;
-pub const SHORT_STREAMS: u64 = 4;
-
-/// Together about 1,300 requests a second: visible, and little for two busy cores.
-const THINK_TIME: Duration = Duration::from_millis(25);
-/// Between two connections of a stream: together about 150 a second.
-const STREAM_PAUSE: Duration = Duration::from_millis(25);
-/// How long a client waits for anything. A hang becomes a failure, and the demo goes on.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const WRITERS: u64 = 8;
+pub const READERS: u64 = 8;
 /// A client that cannot connect must not spin.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Ids of short connections start above those of kept sessions.
-const IDS_PER_STREAM: u64 = 1 << 32;
+
+/// Where clients go and how they behave.
+#[derive(Debug, Clone, Copy)]
+pub struct Habits {
+    pub write: SocketAddr,
+    pub read: SocketAddr,
+    /// Between two statements, on average.
+    pub think_time: Duration,
+    /// A session ends after half of this to all of it; its client connects anew.
+    pub lifetime: Duration,
+}
 
 /// The running load, on a thread of its own. Dropping it ends it.
 #[derive(Debug)]
@@ -54,41 +48,26 @@ pub struct Load {
 
 #[derive(Debug)]
 struct Clients {
-    target: SocketAddr,
-    /// A kept session connects anew after half of this to all of it.
-    lifetime: Duration,
+    habits: Habits,
     ledger: Arc<Ledger>,
-    /// Nobody may connect any more.
+    next_id: AtomicU64,
     ending: AtomicBool,
-    /// Clients that are about to be connected and greeted.
-    connecting: AtomicUsize,
 }
-
-struct Connection {
-    session: Session,
-    backend: &'static str,
-    stream: BufReader<TcpStream>,
-}
-
-/// Counts one client as connecting.
-struct Connecting<'a>(&'a AtomicUsize);
 
 impl Load {
-    pub fn start(target: SocketAddr, lifetime: Duration, ledger: Arc<Ledger>) -> io::Result<Self> {
+    pub fn start(habits: Habits, ledger: Arc<Ledger>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let clients = Arc::new(Clients {
-            target,
-            lifetime,
+            habits,
             ledger,
+            next_id: AtomicU64::new(1),
             ending: AtomicBool::new(false),
-            connecting: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
         let (done, finished) = oneshot::channel();
-        let running = Arc::clone(&clients);
-        let stopped = stop.clone();
+        let (running, stopped) = (Arc::clone(&clients), stop.clone());
         let thread = std::thread::Builder::new()
             .name("demo-load".to_owned())
             .spawn(move || {
@@ -106,13 +85,9 @@ impl Load {
         })
     }
 
-    /// Lets nobody connect any more; open sessions go on to their end. Returns when nobody is
-    /// in the middle of connecting.
-    pub async fn stop_connecting(&self) {
+    /// Nobody begins anything new.
+    pub fn wind_down(&self) {
         self.clients.ending.store(true, Ordering::SeqCst);
-        while self.clients.connecting.load(Ordering::SeqCst) > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
     }
 
     /// Resolves when every client has ended; true if all ended by themselves.
@@ -137,175 +112,88 @@ impl Drop for Load {
 /// Runs all clients; a panic of one ends the load, so that it cannot go unseen.
 async fn run(clients: Arc<Clients>) {
     let mut running = JoinSet::new();
-    for id in 1..=KEPT_SESSIONS {
-        running.spawn(Arc::clone(&clients).keep(id));
+    for seed in 0..WRITERS {
+        running.spawn(Arc::clone(&clients).live(Purpose::Write, seed));
     }
-    for stream in 1..=SHORT_STREAMS {
-        running.spawn(Arc::clone(&clients).come_and_go(stream));
+    for seed in 0..READERS {
+        running.spawn(Arc::clone(&clients).live(Purpose::Read, WRITERS + seed));
     }
     running.join_all().await;
 }
 
 impl Clients {
-    /// One session after another, each with many requests.
-    async fn keep(self: Arc<Self>, id: u64) {
-        let mut random = fastrand::Rng::with_seed(id);
-        let mut number = 0;
-        let mut failed = false;
+    /// One session after another.
+    async fn live(self: Arc<Self>, purpose: Purpose, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
         while !self.is_ending() {
-            let Some(mut connection) = self.connect(id, Kind::Kept).await else {
-                failed |= !self.is_ending();
-                tokio::time::sleep(RETRY_PAUSE).await;
-                continue;
-            };
-            let lifetime = self.lifetime.mul_f64(0.5 + random.f64() / 2.0);
-            let until = Instant::now() + lifetime;
-            let result = loop {
-                number += 1;
-                if let Err(what) = connection.ask(number).await {
-                    break Err(what);
-                }
-                self.ledger.answered();
-                if std::mem::take(&mut failed) {
-                    self.ledger.recovered(id);
-                }
-                if Instant::now() >= until {
-                    break connection.leave().await;
-                }
-                let think_time = THINK_TIME.mul_f64(0.5 + random.f64());
-                if let Err(what) = connection.idle(think_time).await {
-                    break Err(what);
+            let begun = self.ledger.clock.now();
+            let (client, port) = match self.connect(purpose).await {
+                Ok(connected) => connected,
+                Err(trouble) => {
+                    self.ledger
+                        .failed(purpose, Doing::Connecting, trouble, begun);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    continue;
                 }
             };
-            failed = result.is_err();
-            self.ledger.ended(&connection.session, result);
+            self.ledger.opened(purpose, port, begun);
+            let lifetime = self.habits.lifetime.mul_f64(0.5 + random.f64() / 2.0);
+            self.converse(purpose, client, lifetime, &mut random).await;
         }
     }
 
-    /// One connection after another, each with one request.
-    async fn come_and_go(self: Arc<Self>, stream: u64) {
-        let mut id = stream * IDS_PER_STREAM;
-        while !self.is_ending() {
-            id += 1;
-            if let Some(mut connection) = self.connect(id, Kind::Short).await {
-                let mut result = connection.ask(1).await;
-                if result.is_ok() {
-                    self.ledger.answered();
-                    result = connection.leave().await;
-                }
-                self.ledger.ended(&connection.session, result);
-            }
-            tokio::time::sleep(STREAM_PAUSE).await;
-        }
-    }
-
-    /// `None` when the load ends, or after a failure that is in the ledger then.
-    async fn connect(&self, id: u64, kind: Kind) -> Option<Connection> {
-        let _connecting = Connecting::new(&self.connecting);
-        // Counted first: whoever waits for zero sees us, or we see that it is over.
-        if self.is_ending() {
-            return None;
-        }
-        let mut session = Session {
-            id,
-            kind,
-            begun: self.ledger.clock.now(),
-            backend: None,
+    /// A session, and the port of the server that it is with.
+    async fn connect(&self, purpose: Purpose) -> Result<(Client, u16), Trouble> {
+        let target = match purpose {
+            Purpose::Write => self.habits.write,
+            Purpose::Read => self.habits.read,
         };
-        let connected = timeout(PATIENCE, greeted(self.target)).await;
-        match connected.unwrap_or(Err(What::NotGreeted)) {
-            Ok((backend, stream)) => {
-                session.backend = Some(backend);
-                self.ledger.greeted(&session, backend);
-                Some(Connection {
-                    session,
-                    backend,
-                    stream,
-                })
+        let mut client = Client::connect(target).await?;
+        let answer = client.query(sql::LOOK).await?;
+        let port = answer.first("port").and_then(|port| port.parse().ok());
+        Ok((client, port.ok_or(Trouble::Garbled)?))
+    }
+
+    /// Many statements, until the session is old or gone.
+    async fn converse(
+        &self,
+        purpose: Purpose,
+        mut client: Client,
+        lifetime: Duration,
+        random: &mut fastrand::Rng,
+    ) {
+        let until = Instant::now() + lifetime;
+        while !self.is_ending() && Instant::now() < until {
+            let begun = self.ledger.clock.now();
+            if let Err(trouble) = self.ask(purpose, &mut client).await {
+                return self.ledger.failed(purpose, Doing::Asking, trouble, begun);
             }
-            Err(what) => {
-                self.ledger.ended(&session, Err(what));
-                None
+            let think_time = self.habits.think_time.mul_f64(0.5 + random.f64());
+            let begun = self.ledger.clock.now();
+            if let Err(trouble) = client.idle(think_time).await {
+                return self.ledger.failed(purpose, Doing::Idling, trouble, begun);
             }
         }
+        client.leave().await;
+    }
+
+    /// No write is tried twice: what its client does not know, nobody makes up.
+    async fn ask(&self, purpose: Purpose, client: &mut Client) -> Result<(), Trouble> {
+        match purpose {
+            Purpose::Write => {
+                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                client.query(&sql::insert(id)).await?;
+                self.ledger.wrote(id);
+            }
+            Purpose::Read => {
+                client.query(sql::LOOK).await?;
+                self.ledger.read_rows();
+            }
+        }
+        Ok(())
     }
 
     fn is_ending(&self) -> bool {
         self.ending.load(Ordering::SeqCst)
     }
 }
-
-async fn greeted(target: SocketAddr) -> Result<(&'static str, BufReader<TcpStream>), What> {
-    let stream = TcpStream::connect(target).await;
-    let stream = stream.map_err(|_| What::NotGreeted)?;
-    stream.set_nodelay(true).map_err(|_| What::NotGreeted)?;
-    let mut stream = BufReader::new(stream);
-    let line = read_line(&mut stream).await.ok_or(What::NotGreeted)?;
-    let greeter = wire::greeter(&line);
-    let backend = greeter.and_then(|greeter| BACKENDS.into_iter().find(|name| *name == greeter));
-    let backend = backend.ok_or(What::Wrong(WrongAnswer::Corrupted))?;
-    Ok((backend, stream))
-}
-
-/// A whole line; `None` when the connection ended first.
-async fn read_line(stream: &mut BufReader<TcpStream>) -> Option<String> {
-    let mut line = String::new();
-    let read = stream.take(MAX_LINE_BYTES).read_line(&mut line).await;
-    let ended = read.is_err() || (!line.ends_with('\n') && line.len() < MAX_LINE_BYTES as usize);
-    (!ended).then_some(line)
-}
-
-impl Connection {
-    async fn ask(&mut self, number: u64) -> Result<(), What> {
-        let id = self.session.id;
-        let request = wire::request(id, number);
-        let exchange = async {
-            let sent = self.stream.get_mut().write_all(request.as_bytes()).await;
-            sent.ok()?;
-            read_line(&mut self.stream).await
-        };
-        let line = timeout(PATIENCE, exchange).await.ok().flatten();
-        let line = line.ok_or(What::Unanswered)?;
-        wire::check(&line, self.backend, id, number).map_err(What::Wrong)
-    }
-
-    /// Waits, and watches: nothing may come while nothing is asked.
-    async fn idle(&mut self, think_time: Duration) -> Result<(), What> {
-        tokio::select! {
-            () = tokio::time::sleep(think_time) => Ok(()),
-            early = self.stream.fill_buf() => match early {
-                Ok([]) | Err(_) => Err(What::Cut),
-                Ok(_) => Err(What::Wrong(WrongAnswer::Duplicated)),
-            },
-        }
-    }
-
-    /// Ends in the orderly way: says so, and reads to the end.
-    async fn leave(&mut self) -> Result<(), What> {
-        let leave = async {
-            self.stream.get_mut().shutdown().await?;
-            self.stream.fill_buf().await.map(<[u8]>::len)
-        };
-        match timeout(PATIENCE, leave).await {
-            Ok(Ok(0)) => Ok(()),
-            Ok(Ok(_)) => Err(What::Wrong(WrongAnswer::Duplicated)),
-            Ok(Err(_)) | Err(_) => Err(What::Cut),
-        }
-    }
-}
-
-impl<'a> Connecting<'a> {
-    fn new(connecting: &'a AtomicUsize) -> Self {
-        connecting.fetch_add(1, Ordering::SeqCst);
-        Self(connecting)
-    }
-}
-
-impl Drop for Connecting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,17 +1,23 @@
-//! `evergate demo`: embedded backends, the real proxy, a load, and everything that can happen to
-//! them, with what clients saw of it.
+//! `evergate demo`: a primary and two replicas, the real proxy, writers and readers, and everything
+//! that can happen to databases, with what clients saw of it.
 
 mod account;
-mod backend;
+mod client;
 mod configuration;
+mod embedded;
+mod fleet;
 mod front;
+mod history;
 mod ledger;
 mod load;
-mod measure;
+mod node;
+mod port;
+mod programs;
 mod script;
+mod servers;
+mod sql;
 mod steps;
 mod verdict;
-mod wire;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,9 +30,10 @@ use tokio::time::timeout;
 use crate::cli::demo::account::Account;
 use crate::cli::demo::account::Style;
 use crate::cli::demo::configuration::Pace;
+use crate::cli::demo::fleet::Cast;
 use crate::cli::demo::ledger::Clock;
 
-/// Show a failover: backends in this process are killed, drained and replaced under load
+/// Show failovers: database servers are killed, promoted, fenced and drained under load
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// No colours, for scripts; the account is the same
@@ -40,10 +47,14 @@ pub struct Args {
         value_parser = clap::value_parser!(u64).range(5..=600)
     )]
     seconds: u64,
+    /// With real PostgreSQL servers, if they are installed here, instead of embedded ones
+    #[arg(long)]
+    postgres: bool,
 }
 
-/// The demo's backends, in the file's order.
-const BACKENDS: [&str; 4] = ["db-1", "db-2", "db-3", "db-4"];
+/// The first is the first primary.
+const NAMES: [&str; MEMBERS] = ["db-1", "db-2", "db-3"];
+const MEMBERS: usize = 3;
 
 /// Every step has its own limit; this one ends a script that hangs all the same.
 const MAX_OVERTIME: Duration = Duration::from_secs(120);
@@ -78,12 +89,17 @@ async fn play(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         Style::detect()
     };
+    let cast = if args.postgres {
+        Cast::Real
+    } else {
+        Cast::Embedded
+    };
     let account = Account {
         clock: Clock::start(),
         style,
     };
     let total = Duration::from_secs(args.seconds);
-    let playing = script::play(account, Pace::new(total));
+    let playing = script::play(account, Pace::new(total), cast);
     let played = timeout(total + MAX_OVERTIME, playing).await;
     let measured = played.context("the demo did not come to its end")??;
     let broken = verdict::broken(&measured);

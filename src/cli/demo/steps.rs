@@ -1,258 +1,248 @@
-//! The steps of the script: each does one thing to the backends or the proxy, waits for what it
+//! The steps of the script: each does one thing to the servers or the proxy, waits for what it
 //! should cause, and writes down what was measured.
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+use crate::cli::demo::NAMES;
 use crate::cli::demo::account::shown;
 use crate::cli::demo::configuration;
 use crate::cli::demo::front;
 use crate::cli::demo::front::PATIENCE;
-use crate::cli::demo::measure::BadFile;
-use crate::cli::demo::measure::Drain;
-use crate::cli::demo::measure::End;
-use crate::cli::demo::measure::Kill;
-use crate::cli::demo::measure::Measured;
-use crate::cli::demo::measure::Phase;
-use crate::cli::demo::measure::Reload;
-use crate::cli::demo::measure::Return;
+use crate::cli::demo::ledger::Ledger;
+use crate::cli::demo::ledger::Phase;
 use crate::cli::demo::script::Script;
-use crate::cli::demo::script::members;
-use crate::cli::demo::verdict::since;
+use crate::cli::demo::verdict::Drain;
+use crate::cli::demo::verdict::End;
+use crate::cli::demo::verdict::Measured;
+use crate::cli::demo::verdict::Outage;
+use crate::cli::demo::verdict::Reload;
+use crate::cli::demo::verdict::Return;
 use crate::cluster::AdminState;
 use crate::cluster::Health;
-use crate::config::ClusterConfig;
+use crate::cluster::Role;
 use crate::config::DEFAULT_WEIGHT;
-use crate::routing::BackendEntry;
 
-/// Who plays which part.
-const REWEIGHTED: usize = 0;
-const KILLED: usize = 1;
-const DRAINED: usize = 2;
-const ADDED: usize = 3;
+/// The primary at the beginning, and again after the switchover.
+const FIRST: usize = 0;
 
 impl Script {
-    pub async fn kill(&mut self) {
+    /// The primary dies, a replica is promoted. Returns which.
+    pub async fn fail_over(&mut self) -> anyhow::Result<usize> {
         self.enter(Phase::Kill);
-        let backend = self.backends[KILLED].name;
         let clock = self.ledger.clock;
-        let sessions = self.ledger.open_on(backend);
+        let name = NAMES[FIRST];
         let began = clock.now();
         let killing = async {
-            self.backends[KILLED].kill().await;
-            clock.now()
+            self.fleet.kill(FIRST).await?;
+            anyhow::Ok(clock.now())
         };
-        let (done, detected) = tokio::join!(killing, self.front.became(backend, Health::Down));
-        let kill = Kill {
-            backend,
-            sessions,
+        let (done, detected) = tokio::join!(killing, self.front.became(name, Health::Down));
+        let done = done?;
+        self.say(&format!(
+            "the primary {name} was killed: its sessions are cut"
+        ));
+        let took = after(began, detected);
+        self.say(&format!(
+            "evergate sees {name} down {took}; writers are held"
+        ));
+        self.dwell(20).await;
+
+        // As Patroni does, or a careful person: whoever has the most.
+        let (second, third) = (self.fleet.count(1).await?, self.fleet.count(2).await?);
+        let (promoted, other) = if third > second { (2, 1) } else { (1, 2) };
+        self.fleet.promote(promoted).await?;
+        let at = clock.now();
+        self.fleet.follow(other, promoted).await?;
+        let new = NAMES[promoted];
+        let took = after(began, Some(at));
+        self.say(&format!(
+            "{new} promoted {took}; {} follows it",
+            NAMES[other]
+        ));
+        let outage = Outage {
+            phase: Phase::Kill,
             began,
             done,
             detected,
+            promoted: at,
+            seen: None,
+            first_write: None,
         };
-        self.measured.kill = Some(kill);
-        self.say(&format!(
-            "{backend} killed: listener closed, its {sessions} live sessions reset"
-        ));
-        let took = after(began, detected);
-        let cause = self.cause(backend);
-        let table = self.front.generation();
-        self.say(&format!(
-            "{backend} seen as down ({cause}) {took}, routing table {table}"
-        ));
-
-        let recovered = self.until(PATIENCE, |ledger| {
-            let none_left = ledger.open_on(backend) == 0;
-            ledger.read(|records| records.recovered(&kill).filter(|_| none_left))
-        });
-        let recovered = recovered.await;
-        let cut = self.ledger.read(|records| {
-            let failures = records.failures.iter();
-            failures.filter(|failure| kill.explains(failure)).count()
-        });
-        let took = after(began, recovered);
-        self.say(&format!(
-            "{cut} sessions cut; the last of those that stay had a good answer elsewhere {took}"
-        ));
-        self.dwell(28).await;
-        self.summarise();
+        self.resume(outage, promoted).await;
+        self.dwell(33).await;
+        Ok(promoted)
     }
 
-    pub async fn bring_back(&mut self) -> anyhow::Result<()> {
+    /// Waits for writes on the new primary.
+    async fn resume(&mut self, mut outage: Outage, promoted: usize) {
+        let name = NAMES[promoted];
+        outage.seen = self.front.plays(name, Role::Primary).await;
+        let found = |ledger: &Ledger| ledger.read(|records| records.first_write(outage.promoted));
+        outage.first_write = self.until(found).await;
+        let at = outage.promoted;
+        let (seen, write) = (after(at, outage.seen), after(at, outage.first_write));
+        self.say(&format!(
+            "after the promotion: seen as primary {seen}, first write acknowledged {write}"
+        ));
+        self.measured.outages.push(outage);
+    }
+
+    /// The old primary comes back as what it was, and becomes a replica later.
+    pub async fn return_first(&mut self, promoted: usize) -> anyhow::Result<()> {
         self.enter(Phase::Return);
-        let backend = self.backends[KILLED].name;
+        let name = NAMES[FIRST];
         let began = self.now();
-        self.backends[KILLED].start()?;
-        self.say(&format!("{backend} listens again on its old port"));
-        let up = self.front.became(backend, Health::Up).await;
-        let took = after(began, up);
-        self.say(&format!("{backend} seen as up {took} (rise: 2 checks)"));
-        let first_session = self.first_session(backend, began).await;
-        let took = after(began, first_session);
-        self.say(&format!("{backend} got its first new session {took}"));
+        self.fleet.start_again(FIRST).await?;
+        let rows: Vec<_> = self.fleet.rows(FIRST).await?;
+        self.say(&format!(
+            "{name} is back on its old timeline, says that it is primary, and would take writes"
+        ));
+        let fenced = self.front.plays(name, Role::Fenced).await;
+        let took = after(began, fenced);
+        let cause = self.role_cause(name);
+        self.say(&format!(
+            "{name} fenced ({cause}) {took}; writes go on elsewhere"
+        ));
+        self.dwell(46).await;
+        let rows_written = self.fleet.rows(FIRST).await?.len();
+        let more = rows_written.saturating_sub(rows.len());
+        self.say(&format!("{name} was sent {more} writes meanwhile"));
         self.measured.back = Some(Return {
-            began,
-            up,
-            first_session,
+            fenced,
+            rows: rows.into_iter().map(|(id, _)| id).collect(),
+            rows_written,
         });
-        if let Some(up) = up {
-            self.warm_up(backend, up).await;
-        }
-        self.dwell(50).await;
-        self.summarise();
+        self.fleet.rejoin(FIRST, promoted).await?;
+        let replica = self.front.plays(name, Role::Replica).await;
+        let took = after(began, replica);
+        let new = NAMES[promoted];
+        self.say(&format!(
+            "{name} rewound, follows {new}, seen as replica {took}"
+        ));
+        self.catch_up(FIRST, promoted).await?;
+        self.dwell(55).await;
         Ok(())
     }
 
-    /// Shows the slow start in the shares of new sessions.
-    async fn warm_up(&self, backend: &str, up: Duration) {
-        let half = self.pace.slow_start / 2;
-        let warm = up + 2 * half;
-        let end = warm + half;
-        tokio::time::sleep(end.saturating_sub(self.now())).await;
-        let share = |from, to| {
-            let (own, all) = self.ledger.read(|records| records.share(backend, from, to));
-            let percent = 100 * own / all.max(1);
-            format!("{own} of {all} ({percent} %)")
+    /// A planned change of the primary, back to the first.
+    pub async fn switch_over(&mut self, old: usize) -> anyhow::Result<()> {
+        self.enter(Phase::Switch);
+        let clock = self.ledger.clock;
+        let (name, new) = (NAMES[old], NAMES[FIRST]);
+        let began = clock.now();
+        let stopping = async {
+            self.fleet.shut_down(old).await?;
+            anyhow::Ok(clock.now())
         };
+        let (done, detected) = tokio::join!(stopping, self.front.became(name, Health::Down));
+        let done = done?;
         self.say(&format!(
-            "slow start of {}: {backend} got {} new sessions in its first half, {} in its second, \
-             {} after it",
-            shown(2 * half),
-            share(up, up + half),
-            share(up + half, warm),
-            share(warm, end),
+            "{name} shut down for a planned switchover; writers are held"
         ));
+        self.fleet.promote(FIRST).await?;
+        let promoted = clock.now();
+        let others = (1..NAMES.len()).filter(|server| *server != old);
+        for other in others {
+            self.fleet.follow(other, FIRST).await?;
+        }
+        let took = after(began, Some(promoted));
+        self.say(&format!("{new} promoted {took}"));
+        let outage = Outage {
+            phase: Phase::Switch,
+            began,
+            done,
+            detected,
+            promoted,
+            seen: None,
+            first_write: None,
+        };
+        self.resume(outage, FIRST).await;
+        self.fleet.rejoin(old, FIRST).await?;
+        let replica = self.front.plays(name, Role::Replica).await;
+        let took = after(began, replica);
+        self.say(&format!("{name} is a replica of {new} now, seen {took}"));
+        self.dwell(72).await;
+        Ok(())
     }
 
     pub async fn drain(&mut self) -> anyhow::Result<()> {
         self.enter(Phase::Drain);
-        let backend = self.backends[DRAINED].name;
-        let sessions = self.ledger.open_on(backend);
-        let began = self.now();
-        let state = self.front.set_admin_state(backend, AdminState::Drain);
-        state.await?;
+        let drained = NAMES.len() - 1;
+        let name = NAMES[drained];
+        self.front.set_admin_state(name, AdminState::Drain).await?;
         let in_force = self.now();
-        let took = after(began, Some(in_force));
         self.say(&format!(
-            "{backend} drained by command, in force {took}; it has {sessions} sessions"
+            "replica {name} drained by command: its sessions may finish"
         ));
-        let emptied = self.until(self.pace.lifetime + PATIENCE, |ledger| {
-            (ledger.open_on(backend) == 0).then(|| ledger.clock.now())
-        });
-        let emptied = emptied.await;
-        let took = after(began, emptied);
-        self.say(&format!("the last session on {backend} had ended {took}"));
-        self.dwell(65).await;
-
-        let over = self.now();
-        let state = self.front.set_admin_state(backend, AdminState::Ready);
-        state.await?;
-        let first_session = self.first_session(backend, over).await;
+        self.dwell(82).await;
         let drain = Drain {
-            backend,
-            began,
+            port: self.fleet.address(drained).port(),
             in_force,
-            emptied,
-            over,
-            first_session,
+            over: self.now(),
         };
-        self.measured.drain = Some(drain);
+        self.front.set_admin_state(name, AdminState::Ready).await?;
         let late = self.ledger.read(|records| drain.late_sessions(records));
-        let took = after(over, first_session);
         self.say(&format!(
-            "{backend} got {late} new sessions while drained; made ready, its first came {took}"
+            "{name} got {late} new sessions while drained; ready again"
         ));
-        self.dwell(70).await;
-        self.summarise();
+        self.measured.drain = Some(drain);
         Ok(())
     }
 
+    /// A good file, and a bad one.
     pub async fn reload(&mut self) -> anyhow::Result<()> {
         self.enter(Phase::Reload);
-        let added = self.backends[ADDED].name;
-        let reweighted = self.backends[REWEIGHTED].name;
-        let generation = self.front.generation();
+        let name = NAMES[NAMES.len() - 1];
+        let weight = DEFAULT_WEIGHT / 2;
         let began = self.now();
-        self.front.write(&self.changed_file())?;
-        self.say(&format!(
-            "file replaced: {added} added, weight of {reweighted} halved"
-        ));
-        let is_in_force = |cluster: &_| front::entry(cluster, added).is_some();
-        let in_force = self.front.seen(is_in_force).await;
-        let result = match self.front.reloaded().await {
-            Some(Ok(())) => "reloaded",
-            Some(Err(error)) => {
-                self.account.quote(&error);
-                "refused"
-            }
-            None => "not reloaded",
+        self.front.write(&self.file(weight))?;
+        let has_weight = |cluster: &_| {
+            front::entry(cluster, name).is_some_and(|entry| entry.config.weight == weight)
         };
-        let took = after(began, in_force);
-        let table = self.front.generation();
-        self.say(&format!(
-            "{result}, in force {took}: routing table {generation} became {table}"
-        ));
-        let first_session = self.first_session(added, began).await;
-        let took = after(began, first_session);
-        self.say(&format!("{added} got its first session {took}"));
-        self.measured.reload = Some(Reload {
-            began,
-            in_force,
-            first_session,
-        });
-        self.dwell(80).await;
-        Ok(())
-    }
-
-    pub async fn bad_file(&mut self) -> anyhow::Result<()> {
-        let before = (self.front.config().await?, self.members_in_force());
-        self.front
-            .write(&configuration::bad(&self.changed_file()))?;
-        self.say("file replaced by a bad one");
+        let in_force = self.front.seen(has_weight).await;
         let result = self.front.reloaded().await;
-        let refused = matches!(result, Some(Err(_)));
-        match result {
-            Some(Err(error)) => {
-                self.say("refused, with every error at once:");
-                self.account.quote(&error);
-            }
-            Some(Ok(())) => self.say("the bad file is in force"),
-            None => self.say("nobody noticed it"),
-        }
+        let took = after(began, in_force);
+        self.say(&format!(
+            "file replaced, weight of {name} halved: in force {took}"
+        ));
+        let before = self.front.config().await?;
         self.dwell(90).await;
-        let after = (self.front.config().await?, self.members_in_force());
-        let mut changed = Vec::new();
-        if before.0 != after.0 {
-            changed.push("the configuration");
+        self.front.write(&configuration::bad(&self.file(weight)))?;
+        let refused = self.front.reloaded().await;
+        match &refused {
+            Some(Err(error)) => {
+                self.say("file replaced by a bad one: refused, with every error at once:");
+                self.account.quote(error);
+            }
+            Some(Ok(())) => self.say("file replaced by a bad one: it is in force"),
+            None => self.say("file replaced by a bad one: nobody noticed"),
         }
-        if before.1 != after.1 {
-            changed.push("the routing table");
-        }
-        self.say(&match changed.as_slice() {
-            [] => "configuration and routing table are as before".to_owned(),
-            changed => format!("changed: {}", changed.join(", ")),
+        let is_unchanged = self.front.config().await? == before;
+        self.measured.reload = Some(Reload {
+            is_in_force: in_force.is_some() && matches!(result, Some(Ok(()))),
+            is_bad_refused: matches!(refused, Some(Err(_))) && is_unchanged,
         });
-        self.measured.bad_file = Some(BadFile { refused, changed });
-        self.summarise();
+        self.dwell(97).await;
         Ok(())
     }
 
     pub async fn end(mut self) -> anyhow::Result<Measured> {
         self.enter(Phase::End);
-        let stopped = tokio::time::timeout(PATIENCE, self.load.stop_connecting());
-        let stopped = stopped.await.is_ok();
-        let sessions = self.ledger.open();
-        let began = self.now();
+        self.load.wind_down();
+        let load_finished = timeout(PATIENCE, self.load.finished()).await;
+        let load_finished = load_finished.unwrap_or(false);
+        let severed = self.front.drain(PATIENCE).await?;
         self.say(&format!(
-            "evergate drains as on SIGTERM, {sessions} sessions are in the middle of their work"
+            "clients have left; evergate drained, {severed} sessions severed"
         ));
-        let patience = self.pace.lifetime + PATIENCE;
-        let severed = self.front.drain(patience).await?;
-        let done = self.now();
-        let finished = tokio::time::timeout(PATIENCE, self.load.finished()).await;
-        let load_finished = stopped && finished.unwrap_or(false);
-        let took = after(began, Some(done));
-        self.say(&format!("all sessions had ended {took}, {severed} severed"));
-        self.summarise();
+        self.measured.rows = self.fleet.rows(FIRST).await?.into_iter().collect();
+        let rows = self.measured.rows.len();
+        self.say(&format!(
+            "every row on {} read and compared: {rows}",
+            NAMES[FIRST]
+        ));
         self.measured.end = Some(End {
             severed,
             load_finished,
@@ -262,31 +252,18 @@ impl Script {
         Ok(self.measured)
     }
 
-    /// The good file of the reload.
-    fn changed_file(&self) -> String {
-        let mut members = members(&self.backends);
-        members[REWEIGHTED].weight = DEFAULT_WEIGHT / 2;
-        configuration::good(self.entrance.address, &members, &self.pace)
-    }
-
-    /// What the routing table has of the file.
-    fn members_in_force(&self) -> Option<ClusterConfig> {
-        self.front.cluster(|cluster| (*cluster.config).clone())
-    }
-
-    fn cause(&self, backend: &str) -> &'static str {
-        let cause = |entry: &BackendEntry| entry.cause.as_str();
-        let cause = self
-            .front
-            .cluster(|cluster| front::entry(cluster, backend).map(cause));
+    fn role_cause(&self, backend: &str) -> &'static str {
+        let cause = self.front.cluster(|cluster| {
+            front::entry(cluster, backend).map(|entry| entry.role_cause.as_str())
+        });
         cause.flatten().unwrap_or("unknown")
     }
 }
 
 /// "after 3 ms", or that it did not happen.
 fn after(began: Duration, at: Option<Duration>) -> String {
-    match since(began, at) {
-        Some(took) => format!("after {}", shown(took)),
+    match at {
+        Some(at) => format!("after {}", shown(at.saturating_sub(began))),
         None => format!("NOT within {}", shown(PATIENCE)),
     }
 }

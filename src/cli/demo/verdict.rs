@@ -1,274 +1,294 @@
-//! What the demo promises, and whether its measurements bear it out. Pure.
+//! What the demo measured, and which of its promises were broken.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::cli::demo::measure::Failure;
-use crate::cli::demo::measure::Measured;
-use crate::cli::demo::measure::Phase;
-use crate::cli::demo::measure::What;
+use crate::cli::demo::ledger::Doing;
+use crate::cli::demo::ledger::Failure;
+use crate::cli::demo::ledger::Phase;
+use crate::cli::demo::ledger::Purpose;
+use crate::cli::demo::ledger::Records;
 
-/// Generous: a debug build on a busy machine keeps them, a hang does not.
-pub const MAX_DETECTION: Duration = Duration::from_secs(5);
-pub const MAX_STEP: Duration = Duration::from_secs(10);
+/// What Evergate may add to an outage whose end the promotion is: some fast checks, and clients
+/// that come back at a pace; most of it is for machines that have much else to do.
+const MAX_ADDED_OUTAGE: Duration = Duration::from_secs(5);
+/// Processes of a server that was killed end a little later than it does.
+const DYING_TIME: Duration = Duration::from_millis(500);
+
+/// A primary's end and its successor's beginning. All times are since the demo's start.
+#[derive(Debug, Clone, Copy)]
+pub struct Outage {
+    pub phase: Phase,
+    /// The last primary was about to end …
+    pub began: Duration,
+    /// … and nothing of it was left.
+    pub done: Duration,
+    /// The routing table knew that it was gone.
+    pub detected: Option<Duration>,
+    /// Its successor could be written to.
+    pub promoted: Duration,
+    /// The routing table had the successor as primary.
+    pub seen: Option<Duration>,
+    /// A client's write was acknowledged by it.
+    pub first_write: Option<Duration>,
+}
+
+/// The old primary's return as a second primary.
+#[derive(Debug, Clone)]
+pub struct Return {
+    pub fenced: Option<Duration>,
+    /// What it had when it came back, and before it became a replica.
+    pub rows: BTreeSet<u64>,
+    pub rows_written: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    pub port: u16,
+    /// The command was answered.
+    pub in_force: Duration,
+    pub over: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Reload {
+    pub is_in_force: bool,
+    /// The bad file changed nothing and was told of.
+    pub is_bad_refused: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    pub severed: usize,
+    pub load_finished: bool,
+}
+
+/// The whole run. A step that was not reached is `None`.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    pub records: Records,
+    pub outages: Vec<Outage>,
+    pub back: Option<Return>,
+    pub drain: Option<Drain>,
+    pub reload: Option<Reload>,
+    pub end: Option<End>,
+    /// In the end: each identifier, and how often.
+    pub rows: BTreeMap<u64, u64>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
-    NewConnections,
-    KilledSessionsOnly,
-    OnceEach,
-    Answers,
+    Writes,
+    ReadOnly,
+    Connections,
+    Sessions,
+    Fence,
+    Time,
     Drain,
     Reload,
-    BadFile,
     End,
-    Time,
     Tested,
 }
 
-/// A promise that was broken, and by what.
+/// A promise that was not kept, and what was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
     pub promise: Promise,
     pub found: String,
 }
 
+/// What became of acknowledged writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fate {
+    pub acknowledged: usize,
+    /// Only the primary that was killed had them.
+    pub unreplicated: usize,
+    pub lost: usize,
+    /// Of all writes, acknowledged or not.
+    pub doubled: usize,
+}
+
 impl Promise {
     pub const ALL: [Self; 10] = [
-        Self::NewConnections,
-        Self::KilledSessionsOnly,
-        Self::OnceEach,
-        Self::Answers,
+        Self::Writes,
+        Self::ReadOnly,
+        Self::Connections,
+        Self::Sessions,
+        Self::Fence,
+        Self::Time,
         Self::Drain,
         Self::Reload,
-        Self::BadFile,
         Self::End,
-        Self::Time,
         Self::Tested,
     ];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::NewConnections => "no new connection fails",
-            Self::KilledSessionsOnly => "only sessions that live on a killed backend fail",
-            Self::OnceEach => "each of those fails at most once",
-            Self::Answers => "no answer is duplicated or corrupted",
-            Self::Drain => "a drained backend gets no new session, and its old ones finish",
-            Self::Reload => "a reload drops no session",
-            Self::BadFile => "a bad file is refused and changes nothing",
-            Self::End => "a graceful end loses nothing",
-            Self::Time => "everything happens in bounded time",
-            Self::Tested => "every step was reached, under load",
+            Self::Writes => "every acknowledged write that was replicated is there, exactly once",
+            Self::ReadOnly => "no client was told that it writes to a read-only server",
+            Self::Connections => {
+                "every new connection reached a server, or was held until one was there"
+            }
+            Self::Sessions => "no session was cut but those of a primary that ended",
+            Self::Fence => {
+                "the old primary came back as primary, was fenced and was never written to"
+            }
+            Self::Time => "writes went on soon after each promotion",
+            Self::Drain => "a drained replica got no new session",
+            Self::Reload => "a good file was taken and a bad one refused",
+            Self::End => "the end severed nobody",
+            Self::Tested => "every step was taken under load",
         }
     }
 }
 
-/// Every promise that these measurements break, in the promises' order.
+impl Outage {
+    /// Writes nobody took although the successor could be written to.
+    pub fn added(&self) -> Option<Duration> {
+        self.first_write.map(|at| at.saturating_sub(self.promoted))
+    }
+
+    fn explains(&self, failure: &Failure) -> bool {
+        let slack = match failure.doing {
+            Doing::Connecting => Duration::ZERO,
+            Doing::Asking | Doing::Idling => DYING_TIME,
+        };
+        failure.purpose == Purpose::Write
+            && !failure.trouble.is_read_only()
+            && failure.begun <= self.done + slack
+            && failure.at >= self.began
+    }
+}
+
+impl Measured {
+    /// Whether a failure is the doing of a primary that ended.
+    pub fn is_explained(&self, failure: &Failure) -> bool {
+        self.outages.iter().any(|outage| outage.explains(failure))
+    }
+
+    pub fn fate(&self) -> Fate {
+        let mut fate = Fate {
+            acknowledged: self.records.writes.len(),
+            doubled: self.rows.values().filter(|times| **times > 1).count(),
+            ..Fate::default()
+        };
+        let kill = self.outages.first().map(|outage| outage.done);
+        for write in &self.records.writes {
+            if self.rows.contains_key(&write.id) {
+                continue;
+            }
+            let had = self
+                .back
+                .as_ref()
+                .is_some_and(|back| back.rows.contains(&write.id));
+            let is_older = kill.is_some_and(|kill| write.at <= kill + DYING_TIME);
+            if had && is_older {
+                fate.unreplicated += 1;
+            } else {
+                fate.lost += 1;
+            }
+        }
+        fate
+    }
+}
+
+/// Everything that was not as promised.
 pub fn broken(measured: &Measured) -> Vec<Broken> {
     let mut broken = Vec::new();
-    failures(measured, &mut broken);
-    drained(measured, &mut broken);
-    bad_file(measured, &mut broken);
-    end(measured, &mut broken);
-    times(measured, &mut broken);
-    tested(measured, &mut broken);
-    let position = |one: &Broken| Promise::ALL.iter().position(|known| *known == one.promise);
-    broken.sort_by_key(position);
+    let mut find = |promise, is_kept: bool, found: String| {
+        if !is_kept {
+            broken.push(Broken { promise, found });
+        }
+    };
+    let fate = measured.fate();
+    let found = format!("{} lost, {} doubled", fate.lost, fate.doubled);
+    find(Promise::Writes, fate.lost + fate.doubled == 0, found);
+    for failure in &measured.records.failures {
+        let promise = match failure.doing {
+            _ if failure.trouble.is_read_only() => Promise::ReadOnly,
+            Doing::Connecting => Promise::Connections,
+            Doing::Asking | Doing::Idling => Promise::Sessions,
+        };
+        let (at, phase) = (failure.at.as_secs_f64(), failure.phase.as_str());
+        let found = format!(
+            "{:?} while {:?} at {at:.3} s, in step {phase}: {}",
+            failure.purpose, failure.doing, failure.trouble
+        );
+        find(promise, measured.is_explained(failure), found);
+    }
+    for outage in &measured.outages {
+        let is_soon = outage
+            .added()
+            .is_some_and(|added| added <= MAX_ADDED_OUTAGE);
+        let phase = outage.phase.as_str();
+        let added = outage.added();
+        find(
+            Promise::Time,
+            is_soon,
+            format!("step {phase}: added {added:?}"),
+        );
+    }
+    if let Some(back) = &measured.back {
+        let (before, after) = (back.rows.len(), back.rows_written);
+        let is_fenced = back.fenced.is_some() && before == after;
+        let found = format!("fenced: {:?}, {before} rows became {after}", back.fenced);
+        find(Promise::Fence, is_fenced, found);
+    }
+    if let Some(drain) = &measured.drain {
+        let late = drain.late_sessions(&measured.records);
+        find(Promise::Drain, late == 0, format!("{late} new sessions"));
+    }
+    if let Some(reload) = measured.reload {
+        let is_kept = reload.is_in_force && reload.is_bad_refused;
+        find(Promise::Reload, is_kept, format!("{reload:?}"));
+    }
+    if let Some(end) = measured.end {
+        let is_kept = end.severed == 0 && end.load_finished;
+        find(Promise::End, is_kept, format!("{end:?}"));
+    }
+    let untested = untested(measured);
+    find(Promise::Tested, untested.is_empty(), untested.join(", "));
     broken
 }
 
-/// The promise that a failure breaks; `None` when it is one of those a kill may cost.
-fn broken_by(measured: &Measured, failure: &Failure) -> Option<Promise> {
-    if let What::Wrong(_) = failure.what {
-        return Some(Promise::Answers);
-    }
-    if measured.kill.is_some_and(|kill| kill.explains(failure)) {
-        return None;
-    }
-    let drained = measured.drain.map(|drain| drain.backend);
-    Some(match (failure.what, failure.phase) {
-        (What::NotGreeted, _) => Promise::NewConnections,
-        (_, Phase::Reload) => Promise::Reload,
-        (_, Phase::End) => Promise::End,
-        (_, Phase::Drain) if failure.backend == drained => Promise::Drain,
-        _ => Promise::KilledSessionsOnly,
-    })
-}
-
-fn failures(measured: &Measured, broken: &mut Vec<Broken>) {
-    let failures = &measured.records.failures;
-    for promise in Promise::ALL {
-        let mut found = failures
-            .iter()
-            .filter(|failure| broken_by(measured, failure) == Some(promise));
-        if let Some(first) = found.next() {
-            let found = format!("{} times, first: {}", 1 + found.count(), describe(first));
-            broken.push(Broken { promise, found });
-        }
-    }
-    let mut by_session: HashMap<u64, usize> = HashMap::new();
-    for failure in failures {
-        if broken_by(measured, failure).is_none() {
-            *by_session.entry(failure.session).or_default() += 1;
-        }
-    }
-    let repeated = by_session.values().filter(|count| **count > 1).count();
-    if repeated > 0 {
-        broken.push(Broken {
-            promise: Promise::OnceEach,
-            found: format!("{repeated} sessions failed more than once"),
-        });
-    }
-}
-
-fn describe(failure: &Failure) -> String {
-    let what = match failure.what {
-        What::NotGreeted => "no connection",
-        What::Unanswered => "a request had no answer",
-        What::Cut => "cut while idle",
-        What::Wrong(_) => "a wrong answer",
-    };
-    let backend = failure.backend.unwrap_or("an unknown backend");
-    let at = failure.at.as_secs_f64();
-    format!(
-        "session {} on {backend} at {at:.3} s: {what}",
-        failure.session
-    )
-}
-
-fn drained(measured: &Measured, broken: &mut Vec<Broken>) {
-    let Some(drain) = measured.drain else {
-        return;
-    };
-    let late = drain.late_sessions(&measured.records);
-    if late > 0 {
-        broken.push(Broken {
-            promise: Promise::Drain,
-            found: format!("{} got {late} new sessions", drain.backend),
-        });
-    }
-}
-
-fn bad_file(measured: &Measured, broken: &mut Vec<Broken>) {
-    let Some(bad_file) = &measured.bad_file else {
-        return;
-    };
-    let mut found = bad_file.changed.join(", ");
-    if !bad_file.refused {
-        found = "it was not refused".to_owned();
-    } else if !found.is_empty() {
-        found.push_str(" changed");
-    }
-    if !found.is_empty() {
-        broken.push(Broken {
-            promise: Promise::BadFile,
-            found,
-        });
-    }
-}
-
-fn end(measured: &Measured, broken: &mut Vec<Broken>) {
-    let Some(end) = measured.end else {
-        return;
-    };
-    let found = match (end.severed, end.load_finished) {
-        (0, true) => return,
-        (0, false) => "the clients did not come to their end".to_owned(),
-        (severed, _) => format!("{severed} sessions were severed"),
-    };
-    broken.push(Broken {
-        promise: Promise::End,
-        found,
-    });
-}
-
-fn times(measured: &Measured, broken: &mut Vec<Broken>) {
-    for (step, took, limit) in steps(measured) {
-        let found = match took {
-            Some(took) if took <= limit => continue,
-            Some(took) => format!("{step} took {:.1} s", took.as_secs_f64()),
-            None => format!("{step}: not in time"),
-        };
-        broken.push(Broken {
-            promise: Promise::Time,
-            found,
-        });
-    }
-}
-
-/// Each timed step that was begun: what, how long, and its limit.
-fn steps(measured: &Measured) -> Vec<(&'static str, Option<Duration>, Duration)> {
-    let mut steps = Vec::new();
-    if let Some(kill) = &measured.kill {
-        let recovered = measured.records.recovered(kill);
-        steps.push((
-            "to see the death",
-            since(kill.began, kill.detected),
-            MAX_DETECTION,
-        ));
-        steps.push(("to answer again", since(kill.began, recovered), MAX_STEP));
-    }
-    if let Some(back) = &measured.back {
-        steps.push(("to see the return", since(back.began, back.up), MAX_STEP));
-        let first = since(back.began, back.first_session);
-        steps.push(("to use what returned", first, MAX_STEP));
-    }
-    if let Some(drain) = &measured.drain {
-        steps.push((
-            "to drain",
-            since(drain.began, Some(drain.in_force)),
-            MAX_STEP,
-        ));
-        // How long old sessions take is up to their clients; that they end is not.
-        let emptied = since(drain.began, drain.emptied);
-        steps.push(("the last session of the drained", emptied, Duration::MAX));
-        let again = since(drain.over, drain.first_session);
-        steps.push(("to use what was drained", again, MAX_STEP));
-    }
-    if let Some(reload) = &measured.reload {
-        steps.push(("to reload", since(reload.began, reload.in_force), MAX_STEP));
-        let first = since(reload.began, reload.first_session);
-        steps.push(("to use the new backend", first, MAX_STEP));
-    }
-    steps
-}
-
-/// How long it took until `at`.
-pub fn since(began: Duration, at: Option<Duration>) -> Option<Duration> {
-    at.map(|at| at.saturating_sub(began))
-}
-
-/// A promise that was never put to the test is not kept.
-fn tested(measured: &Measured, broken: &mut Vec<Broken>) {
-    let mut missing = Vec::new();
-    let mut reached = |step, reached: bool| {
-        if !reached {
-            missing.push(format!("not reached: {step}"));
-        }
-    };
-    reached("the kill", measured.kill.is_some());
-    reached("the return", measured.back.is_some());
-    reached("the drain", measured.drain.is_some());
-    reached("the reload", measured.reload.is_some());
-    reached("the bad file", measured.bad_file.is_some());
-    reached("the end", measured.end.is_some());
-    if measured.kill.is_some_and(|kill| kill.sessions == 0) {
-        missing.push("no session lived on the killed backend".to_owned());
-    }
+fn untested(measured: &Measured) -> Vec<&'static str> {
+    let Measured {
+        records,
+        outages,
+        back,
+        drain,
+        reload,
+        end,
+        ..
+    } = measured;
+    let steps = [
+        ("no failover and switchover", outages.len() == 2),
+        ("no return", back.is_some()),
+        ("no drain", drain.is_some()),
+        ("no reload", reload.is_some()),
+        ("no end", end.is_some()),
+    ];
+    let skipped = steps.into_iter().filter(|(_, taken)| !taken);
+    let mut untested: Vec<_> = skipped.map(|(words, _)| words).collect();
     for phase in Phase::ALL {
-        let counts = measured.records.counts(phase, measured.kill.as_ref());
-        if counts.requests == counts.failed_requests {
-            missing.push(format!("no request answered in step `{}`", phase.as_str()));
-        }
-        // At the end nobody may connect any more.
-        if phase != Phase::End && counts.connections == counts.failed_connections {
-            missing.push(format!("no new connection in step `{}`", phase.as_str()));
+        let counts = records.counts[phase as usize];
+        if phase != Phase::End && (counts.writes == 0 || counts.reads == 0) {
+            untested.push(phase.as_str());
         }
     }
-    broken.extend(missing.into_iter().map(|found| Broken {
-        promise: Promise::Tested,
-        found,
-    }));
+    untested
+}
+
+impl Drain {
+    /// Sessions that it got although they began when the drain was in force.
+    pub fn late_sessions(&self, records: &Records) -> usize {
+        let openings = records.openings.iter();
+        openings
+            .filter(|opening| opening.port == self.port && opening.purpose == Purpose::Read)
+            .filter(|opening| opening.begun >= self.in_force && opening.greeted <= self.over)
+            .count()
+    }
 }
 
 #[cfg(test)]

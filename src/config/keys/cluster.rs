@@ -9,17 +9,18 @@ use crate::config::keys::Unwritten::Absent;
 use crate::config::keys::Unwritten::From;
 use crate::config::keys::Unwritten::Is;
 use crate::config::keys::Unwritten::Required;
+use crate::config::keys::failover::FAILOVER;
 use crate::config::keys::key;
 
 /// Port numbers but 0.
-const PORT: Kind = Kind::Count(1, 65535);
+pub(super) const PORT: Kind = Kind::Count(1, 65535);
 
 pub(in crate::config) static CLUSTER: Section = Section {
     what: "a cluster",
     keys: &[
         key(
             "protocol",
-            Kind::Choice(&["tcp"]),
+            Kind::Choice(&["tcp", "postgres", "mysql", "redis"]),
             Is("tcp"),
             "What the backends speak; `tcp` relays any protocol over TCP.",
         ),
@@ -32,7 +33,7 @@ pub(in crate::config) static CLUSTER: Section = Section {
         key(
             "health_check",
             Kind::Section(&HEALTH_CHECK),
-            From("a TCP connect each second"),
+            From("a check of the cluster's protocol, each second"),
             "What a probe asks and how its answers become health.",
         ),
         key(
@@ -107,8 +108,8 @@ pub(in crate::config) static HEALTH_CHECK: Section = Section {
     keys: &[
         key(
             "kind",
-            Kind::Choice(&["tcp", "tls", "http", "exec"]),
-            Is("tcp"),
+            Kind::Choice(&["tcp", "tls", "http", "postgres", "mysql", "redis", "exec"]),
+            From("the cluster's protocol"),
             "What a probe does.",
         ),
         key(
@@ -162,6 +163,18 @@ pub(in crate::config) static HEALTH_CHECK: Section = Section {
         ),
         key("path", Kind::Text, Is("/"), "http: what is asked for."),
         key(
+            "primary_path",
+            Kind::Text,
+            Absent,
+            "http: answered as expected by the primary only; with `replica_path`.",
+        ),
+        key(
+            "replica_path",
+            Kind::Text,
+            Absent,
+            "http: answered as expected by replicas only; with `primary_path`.",
+        ),
+        key(
             "host",
             Kind::Text,
             From("the backend's host and port"),
@@ -191,12 +204,32 @@ pub(in crate::config) static HEALTH_CHECK: Section = Section {
             Absent,
             "exec: program and arguments; exit code 0 is a pass.",
         ),
+        key(
+            "user",
+            Kind::Text,
+            From("postgres and mysql: evergate; redis: the default user"),
+            "postgres, mysql, redis: who logs in.",
+        ),
+        key(
+            "password",
+            Kind::Secret,
+            From("none"),
+            "postgres, mysql, redis: its password; better in `password_file`.",
+        ),
+        key(
+            "password_file",
+            Kind::Path,
+            Absent,
+            "postgres, mysql, redis: file with its password.",
+        ),
+        key(
+            "database",
+            Kind::Text,
+            From("postgres: postgres; mysql: none"),
+            "postgres, mysql: where the check logs in.",
+        ),
     ],
-    later: &[
-        ("user", "checks do not log in yet; remove the key"),
-        ("password_file", "checks do not log in yet; remove the key"),
-        ("database", "checks do not log in yet; remove the key"),
-    ],
+    later: &[],
 };
 
 pub(in crate::config) static BALANCE: Section = Section {
@@ -224,12 +257,16 @@ pub(in crate::config) static BALANCE: Section = Section {
     later: &[],
 };
 
+/// `startup:NAME` besides.
+pub(in crate::config) const HASH_KEYS: &[&str] =
+    &["client_ip", "client_ip_port", "sni", "user", "database"];
+
 pub(in crate::config) static HASH: Section = Section {
     what: "hash",
     keys: &[
         key(
             "key",
-            Kind::Choice(&["client_ip", "client_ip_port", "sni"]),
+            Kind::Either(&Kind::Choice(HASH_KEYS), &Kind::Text),
             Is("client_ip"),
             "What is hashed: the same key goes to the same backend.",
         ),
@@ -249,94 +286,6 @@ pub(in crate::config) static HASH: Section = Section {
     later: &[],
 };
 
-pub(in crate::config) static FAILOVER: Section = Section {
-    what: "failover",
-    keys: &[
-        key(
-            "hold",
-            Kind::Section(&HOLD),
-            From("15s, 10000 sessions"),
-            "New sessions wait here while no backend is eligible.",
-        ),
-        key(
-            "queue",
-            Kind::Section(&QUEUE),
-            From("5s, 1000 sessions"),
-            "New sessions wait here while every eligible backend is full.",
-        ),
-        key(
-            "on_dead",
-            Kind::Choice(&["sever", "keep"]),
-            Is("sever"),
-            "Live sessions of a backend that died.",
-        ),
-        key(
-            "panic",
-            Kind::Choice(&["fail", "try_all"]),
-            Is("fail"),
-            "When every backend is down: hold and refuse, or route as if all were up.",
-        ),
-        key(
-            "slow_start",
-            Kind::Duration(0, DAY),
-            Is("0s"),
-            "A returning backend gets its weight back over this time.",
-        ),
-        key(
-            "drain_timeout",
-            Kind::Duration(0, 7 * DAY),
-            From("the file's drain_timeout"),
-            "Sessions of a drained or removed backend may go on this long.",
-        ),
-    ],
-    later: &[
-        ("on_demoted", "roles are not followed yet; remove the key"),
-        (
-            "on_lagging",
-            "replication lag is not followed yet; remove the key",
-        ),
-        ("on_fenced", "roles are not followed yet; remove the key"),
-    ],
-};
-
-pub(in crate::config) static HOLD: Section = Section {
-    what: "hold",
-    keys: &[
-        key(
-            "for",
-            Kind::Duration(0, HOUR),
-            Is("15s"),
-            "Longest wait; `0s` with `max_sessions: 0` refuses at once.",
-        ),
-        key(
-            "max_sessions",
-            Kind::Count(0, MAX_SESSIONS),
-            Is("10000"),
-            "Sessions that wait at once.",
-        ),
-    ],
-    later: &[],
-};
-
-pub(in crate::config) static QUEUE: Section = Section {
-    what: "queue",
-    keys: &[
-        key(
-            "for",
-            Kind::Duration(0, HOUR),
-            Is("5s"),
-            "Longest wait; `0s` with `max_sessions: 0` refuses at once.",
-        ),
-        key(
-            "max_sessions",
-            Kind::Count(0, MAX_SESSIONS),
-            Is("1000"),
-            "Sessions that wait at once.",
-        ),
-    ],
-    later: &[],
-};
-
 pub(in crate::config) static CONNECT: Section = Section {
     what: "connect",
     keys: &[
@@ -351,6 +300,12 @@ pub(in crate::config) static CONNECT: Section = Section {
             Kind::Count(1, 100),
             Is("3"),
             "Backends tried for one session before it is refused.",
+        ),
+        key(
+            "source",
+            Kind::List(&Kind::Address),
+            From("the system chooses"),
+            "Local addresses that connections to the backends come from; probes use them, too.",
         ),
     ],
     later: &[],

@@ -3,6 +3,7 @@
 use crate::config::keys::DAY;
 use crate::config::keys::HOUR;
 use crate::config::keys::Kind;
+use crate::config::keys::MAX_LAG_BYTES;
 use crate::config::keys::MAX_SESSIONS;
 use crate::config::keys::SECOND;
 use crate::config::keys::Section;
@@ -26,13 +27,43 @@ pub(in crate::config) static LISTENER: Section = Section {
             "routes",
             Kind::List(&Kind::Section(&ROUTE)),
             Absent,
-            "Clusters by requested server name (SNI); the first match wins.",
+            "Clusters by what the client asks for; the first match wins.",
+        ),
+        key(
+            "protocol",
+            Kind::Choice(&["tcp"]),
+            From("that of its clusters"),
+            "`tcp`: relays bytes unseen, whatever the clusters speak.",
+        ),
+        key(
+            "role",
+            Kind::Choice(&["any", "primary", "replica"]),
+            Is("any"),
+            "Which backends its sessions need.",
+        ),
+        key(
+            "max_lag",
+            Kind::Either(
+                &Kind::Either(&MAX_LAG_TIME, &MAX_LAG_SIZE),
+                &Kind::Section(&MAX_LAG),
+            ),
+            From("no limit"),
+            "Replicas further behind get no new sessions: a time, a size, or `{bytes: 16MiB}`.",
+        ),
+        key(
+            "fallback",
+            Kind::Choice(&["none", "primary"]),
+            Is("none"),
+            "Where sessions for a replica go when there is none.",
         ),
         key(
             "tls",
-            Kind::Section(&LISTENER_TLS),
+            Kind::Either(
+                &Kind::Choice(&["passthrough"]),
+                &Kind::Section(&LISTENER_TLS),
+            ),
             Absent,
-            "Ends the clients' TLS here; without it TLS passes through.",
+            "Ends the clients' TLS here; or `passthrough`, for PostgreSQL.",
         ),
         key(
             "allow",
@@ -95,20 +126,7 @@ pub(in crate::config) static LISTENER: Section = Section {
             "Connections the kernel queues until they are accepted.",
         ),
     ],
-    later: &[
-        (
-            "role",
-            "this version routes to every healthy backend; remove the key",
-        ),
-        (
-            "max_lag",
-            "replication lag is not measured yet; remove the key",
-        ),
-        (
-            "fallback",
-            "roles are not followed yet; use `tier` on the backends",
-        ),
-    ],
+    later: &[],
 };
 
 pub(in crate::config) static ROUTE: Section = Section {
@@ -117,11 +135,27 @@ pub(in crate::config) static ROUTE: Section = Section {
         key(
             "sni",
             Kind::ServerName,
-            Required,
+            Absent,
             "Server name; `*.example.com` matches exactly one more label.",
         ),
+        key("database", Kind::Text, Absent, "postgres: database."),
+        key("user", Kind::Text, Absent, "postgres: user."),
         key("cluster", Kind::Name, Required, "Where it goes."),
     ],
+    later: &[],
+};
+
+pub(in crate::config) const MAX_LAG_TIME: Kind = Kind::Duration(1, 7 * DAY);
+pub(in crate::config) const MAX_LAG_SIZE: Kind = Kind::Size(1, MAX_LAG_BYTES);
+
+pub(in crate::config) static MAX_LAG: Section = Section {
+    what: "max_lag",
+    keys: &[key(
+        "bytes",
+        MAX_LAG_SIZE,
+        Required,
+        "Of the primary's log of changes.",
+    )],
     later: &[],
 };
 
@@ -146,6 +180,12 @@ pub(in crate::config) static LISTENER_TLS: Section = Section {
             Kind::Path,
             From("no client certificates"),
             "Clients must show a certificate signed by one of these.",
+        ),
+        key(
+            "optional",
+            Kind::Flag,
+            Is("false"),
+            "postgres, mysql: clients that do not ask for TLS are let in without.",
         ),
         key(
             "min_version",

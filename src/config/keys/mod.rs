@@ -4,11 +4,17 @@
 //! all use this table, so they cannot drift apart.
 
 mod cluster;
+mod failover;
 mod listener;
 
 pub(super) use cluster::BACKEND;
 use cluster::CLUSTER;
+pub(super) use cluster::HASH_KEYS;
+pub(super) use failover::EVENTS;
+pub(super) use failover::SESSION_WORDS;
 use listener::LISTENER;
+pub(super) use listener::MAX_LAG_SIZE;
+pub(super) use listener::MAX_LAG_TIME;
 
 use Unwritten::Absent;
 use Unwritten::From;
@@ -47,11 +53,15 @@ pub(super) enum Unwritten {
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Text,
+    /// Text that is shown to nobody.
+    Secret,
     Name,
     /// `host:port`.
     Backend,
     /// `address:port` to listen on.
     Bind,
+    /// An IP address of this machine.
+    Address,
     Network,
     ServerName,
     Path,
@@ -60,6 +70,8 @@ pub(super) enum Kind {
     Ratio(f64, f64),
     /// Milliseconds.
     Duration(u64, u64),
+    /// Bytes.
+    Size(u64, u64),
     Choice(&'static [&'static str]),
     StatusRange,
     List(&'static Kind),
@@ -72,6 +84,8 @@ pub(super) enum Kind {
 const SECOND: u64 = 1000;
 const HOUR: u64 = 3600 * SECOND;
 const DAY: u64 = 24 * HOUR;
+/// 1 TiB: more than any log of changes that a server keeps.
+const MAX_LAG_BYTES: u64 = 1 << 40;
 /// More than any machine has memory for.
 const MAX_SESSIONS: u64 = 10_000_000;
 
@@ -142,13 +156,25 @@ pub(super) static ROOT: Section = Section {
             "How long sessions of drained, removed or stopping parts may go on.",
         ),
         key(
+            "shutdown_delay",
+            Kind::Duration(0, HOUR),
+            Is("0s"),
+            "After SIGTERM clients are still accepted for this long, with readiness false.",
+        ),
+        key(
             "max_connections",
             Kind::Count(1, MAX_SESSIONS),
             From("the sum over all listeners"),
             "Client connections of the whole process.",
         ),
+        key(
+            "state_dir",
+            Kind::Path,
+            From("only memory"),
+            "Directory that remembers over restarts which primary was the newest.",
+        ),
     ],
-    later: &[("state_dir", "this version keeps no state; remove the key")],
+    later: &[],
 };
 
 pub(super) static ADMIN: Section = Section {
@@ -199,26 +225,13 @@ pub(super) static LOG: Section = Section {
 pub(super) static LATER_WORDS: &[(&str, &[&str], &str)] = &[
     (
         "protocol",
-        &["postgres", "mysql", "redis", "http"],
+        &["http"],
         "write `tcp`, which relays any protocol over TCP",
     ),
     (
-        "kind",
-        &["postgres", "mysql", "redis"],
-        "write `tcp` (with `send` and `expect`), `http` or `exec`",
-    ),
-    (
         "key",
-        &[
-            "user",
-            "database",
-            "header",
-            "cookie",
-            "query",
-            "path",
-            "redis_key",
-        ],
-        "write `client_ip`, `client_ip_port` or `sni`",
+        &["header", "cookie", "query", "path", "redis_key"],
+        "write `client_ip`, `client_ip_port`, `sni`, `user`, `database` or `startup:NAME`",
     ),
 ];
 

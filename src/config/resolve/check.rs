@@ -5,10 +5,14 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::CheckKind;
+use crate::config::DatabaseCheck;
 use crate::config::HealthCheckConfig;
 use crate::config::HttpCheck;
+use crate::config::Protocol;
+use crate::config::RolePaths;
 use crate::config::reader::Reader;
 use crate::config::resolve::cluster::narrow;
+use crate::config::resolve::password;
 use crate::config::source::Sources;
 use crate::config::tree::Node;
 use crate::config::tree::Value;
@@ -21,30 +25,51 @@ const DEFAULT_FAST_INTERVAL: Duration = Duration::from_millis(50);
 /// Below the default interval, so that a probe ends before the next one is due.
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(800);
 
+/// Who asks a database, unless somebody else is named. Not the superuser: a check needs no rights.
+const DEFAULT_USER: &str = "evergate";
+/// Every PostgreSQL server has it.
+const DEFAULT_POSTGRES_DATABASE: &str = "postgres";
+
+/// The kinds that log in.
+const DATABASES: &[&str] = &["postgres", "mysql", "redis"];
+
 /// Which kinds have a use for a key; a key that is not here fits all.
 const KEYS_BY_KIND: &[(&str, &[&str])] = &[
     ("send", &["tcp"]),
     ("expect", &["tcp", "http"]),
     ("path", &["http"]),
+    ("primary_path", &["http"]),
+    ("replica_path", &["http"]),
     ("host", &["http"]),
     ("method", &["http"]),
     ("body", &["http"]),
     ("tls", &["http"]),
     ("command", &["exec"]),
-    ("port", &["tcp", "tls", "http"]),
+    (
+        "port",
+        &["tcp", "tls", "http", "postgres", "mysql", "redis"],
+    ),
+    ("user", DATABASES),
+    ("password", DATABASES),
+    ("password_file", DATABASES),
+    ("database", &["postgres", "mysql"]),
 ];
 
 pub(super) fn read(
     sources: &mut Sources,
     cluster: &mut Reader<'_>,
+    protocol: Protocol,
     cluster_has_tls: bool,
 ) -> HealthCheckConfig {
     let mut check = cluster.section(sources, "health_check");
-    let word = check.choice(sources, "kind");
+    let word = read_kind(sources, &mut check, protocol);
     refuse_foreign_keys(sources, &check, word);
     let kind = match word {
         "tls" => CheckKind::Tls,
         "http" => CheckKind::Http(read_http(sources, &mut check)),
+        "postgres" => CheckKind::Postgres(read_database(sources, &mut check, word)),
+        "mysql" => CheckKind::MySql(read_database(sources, &mut check, word)),
+        "redis" => CheckKind::Redis(read_database(sources, &mut check, word)),
         "exec" => read_exec(sources, &mut check),
         _ => read_tcp(sources, &mut check),
     };
@@ -76,6 +101,70 @@ pub(super) fn read(
     };
     cluster.attach("health_check", check);
     config
+}
+
+/// The kind of check; the cluster's protocol unless another is written.
+fn read_kind(sources: &mut Sources, check: &mut Reader<'_>, protocol: Protocol) -> &'static str {
+    let word = check.choice(sources, "kind");
+    let Some(node) = check.node("kind") else {
+        check.derived("kind", protocol.as_str());
+        return protocol.as_str();
+    };
+    let speaks = protocol.as_str();
+    if DATABASES.contains(&word) && protocol != Protocol::Tcp && word != speaks {
+        let message = format!("a check of kind `{word}` of backends that speak `{speaks}`");
+        let help = format!("remove `kind`: it is the cluster's `protocol`, `{speaks}`");
+        sources.error(node.at, Wrong::new(message, help));
+    }
+    if word == "tls" && protocol == Protocol::MySql {
+        let message = "a MySQL server speaks first: a TLS handshake cannot begin a connection";
+        let help = "write `kind: mysql`, which uses the cluster's `tls`";
+        sources.error(node.at, Wrong::new(message, help));
+    }
+    word
+}
+
+fn read_database(sources: &mut Sources, check: &mut Reader<'_>, kind: &str) -> DatabaseCheck {
+    let mut or = |sources: &mut Sources, name: &'static str, default: Option<&str>| {
+        let written = check.text(sources, name);
+        if written
+            .as_deref()
+            .is_some_and(|text| text.is_empty() || text.contains('\0'))
+        {
+            let message = format!("`{name}` cannot be empty or contain NUL");
+            sources.error(
+                check.place(name),
+                Wrong::new(message, "remove it or fill it"),
+            );
+        }
+        if check.entry(name).is_none()
+            && let Some(default) = default
+        {
+            check.derived(name, default);
+            return Some(default.to_owned());
+        }
+        written
+    };
+    let user = or(sources, "user", (kind != "redis").then_some(DEFAULT_USER));
+    let database = match kind {
+        "postgres" => or(sources, "database", Some(DEFAULT_POSTGRES_DATABASE)),
+        "mysql" => or(sources, "database", None),
+        _ => None,
+    };
+    let password = password::read(sources, check);
+    if kind == "redis"
+        && let Some(entry) = check.entry("user")
+        && !password::is_written(check)
+    {
+        let message = "Redis logs in a user with a password only";
+        let help = "add `password_file`, or remove `user`";
+        sources.error(entry.key_at, Wrong::new(message, help));
+    }
+    DatabaseCheck {
+        user,
+        password,
+        database,
+    }
 }
 
 fn positive(value: Option<u64>) -> NonZeroU32 {
@@ -156,12 +245,12 @@ fn read_exec(sources: &mut Sources, check: &mut Reader<'_>) -> CheckKind {
 }
 
 fn read_http(sources: &mut Sources, check: &mut Reader<'_>) -> HttpCheck {
-    let path = check.text(sources, "path").unwrap_or_default();
+    let roles = read_role_paths(sources, check);
+    let path = match &roles {
+        Some(roles) => roles.primary.clone(),
+        None => read_path(sources, check, "path"),
+    };
     let printable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-    if check.entry("path").is_some() && !(path.starts_with('/') && printable(&path)) {
-        let message = "`path` must begin with `/` and have no spaces";
-        sources.error(check.place("path"), Wrong::new(message, "as in `/status`"));
-    }
     let host = check.text(sources, "host");
     if host
         .as_deref()
@@ -180,7 +269,53 @@ fn read_http(sources: &mut Sources, check: &mut Reader<'_>) -> HttpCheck {
         expect: read_status(sources, check),
         body: check.text(sources, "body"),
         tls: check.flag(sources, "tls"),
+        roles,
     }
+}
+
+/// Both paths or none, and nothing else that decides.
+fn read_role_paths(sources: &mut Sources, check: &mut Reader<'_>) -> Option<RolePaths> {
+    let (primary, replica) = ("primary_path", "replica_path");
+    for (there, missing) in [(primary, replica), (replica, primary)] {
+        if let Some(entry) = check.entry(there)
+            && check.entry(missing).is_none()
+        {
+            let message = format!("`{there}` without `{missing}`");
+            let help = "write both, as in `primary_path: /primary` and `replica_path: /replica`";
+            sources.error(entry.key_at, Wrong::new(message, help));
+        }
+    }
+    let first = check.entry(primary).or(check.entry(replica))?;
+    for other in ["path", "body"] {
+        if let Some(entry) = check.entry(other) {
+            let message = format!("`{other}` beside `{}`", first.key);
+            let help = format!("remove `{other}`: the status of the two paths tells the role");
+            let wrong = Wrong::new(message, help);
+            sources.conflict(entry.key_at, wrong, "the other one is here", first.key_at);
+        }
+    }
+    let roles = RolePaths {
+        primary: read_path(sources, check, primary),
+        replica: read_path(sources, check, replica),
+    };
+    if roles.primary == roles.replica && check.entry(primary).is_some() {
+        let message = "`primary_path` and `replica_path` are the same, which tells no role";
+        let help =
+            "write the path that only the primary answers, and the one that only replicas do";
+        let at = check.place(replica);
+        sources.error(at, Wrong::new(message, help));
+    }
+    Some(roles)
+}
+
+fn read_path(sources: &mut Sources, check: &mut Reader<'_>, name: &'static str) -> String {
+    let path = check.text(sources, name).unwrap_or_default();
+    let printable = path.bytes().all(|byte| byte.is_ascii_graphic());
+    if check.entry(name).is_some() && !(path.starts_with('/') && printable) {
+        let message = format!("`{name}` must begin with `/` and have no spaces");
+        sources.error(check.place(name), Wrong::new(message, "as in `/status`"));
+    }
+    path
 }
 
 fn read_status(sources: &mut Sources, check: &mut Reader<'_>) -> Vec<(u16, u16)> {

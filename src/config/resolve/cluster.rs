@@ -26,6 +26,7 @@ use crate::config::keys;
 use crate::config::reader::Reader;
 use crate::config::resolve::check;
 use crate::config::resolve::failover;
+use crate::config::resolve::source;
 use crate::config::source::Sources;
 use crate::config::tree::At;
 use crate::config::tree::Node;
@@ -42,19 +43,24 @@ pub(super) fn read(
     cluster: &mut Reader<'_>,
     drain_timeout: Duration,
 ) -> ClusterConfig {
-    cluster.choice(sources, "protocol");
+    let protocol = match cluster.choice(sources, "protocol") {
+        "postgres" => Protocol::Postgres,
+        "mysql" => Protocol::MySql,
+        "redis" => Protocol::Redis,
+        _ => Protocol::Tcp,
+    };
     let tls = read_tls(sources, cluster);
     let backends = read_backends(sources, cluster);
     let has_tls = cluster.entry("tls").is_some();
-    let health_check = check::read(sources, cluster, has_tls);
+    let health_check = check::read(sources, cluster, protocol, has_tls);
     let send_proxy_protocol = cluster.choice(sources, "send_proxy_protocol") == "v2";
     ClusterConfig {
         name,
-        protocol: Protocol::Tcp,
+        protocol,
         backends,
+        balance: read_balance(sources, cluster, protocol),
+        failover: failover::read(sources, cluster, &health_check.kind, has_tls, drain_timeout),
         health_check,
-        balance: read_balance(sources, cluster),
-        failover: failover::read(sources, cluster, drain_timeout),
         connect: read_connect(sources, cluster),
         tls,
         send_proxy_protocol,
@@ -164,13 +170,22 @@ pub(super) fn narrow(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-fn read_balance(sources: &mut Sources, cluster: &mut Reader<'_>) -> BalanceConfig {
+fn read_balance(
+    sources: &mut Sources,
+    cluster: &mut Reader<'_>,
+    protocol: Protocol,
+) -> BalanceConfig {
     let mut balance = cluster.section(sources, "balance");
+    let mut key = HashKey::ClientIp;
     let policy = match balance.choice(sources, "policy") {
         "round_robin" => Policy::RoundRobin,
         "random_two" => Policy::RandomTwo,
         "least_latency" => Policy::LeastLatency,
-        "consistent_hash" => Policy::ConsistentHash(read_hash(sources, &mut balance)),
+        "consistent_hash" => {
+            let (hash, written) = read_hash(sources, &mut balance, protocol);
+            key = written;
+            Policy::ConsistentHash(hash)
+        }
         _ => Policy::LeastConnections,
     };
     if !matches!(policy, Policy::ConsistentHash(_))
@@ -181,16 +196,21 @@ fn read_balance(sources: &mut Sources, cluster: &mut Reader<'_>) -> BalanceConfi
         sources.error(entry.key_at, Wrong::new(message, help));
     }
     cluster.attach("balance", balance);
-    BalanceConfig { policy }
+    BalanceConfig { policy, key }
 }
 
-fn read_hash(sources: &mut Sources, balance: &mut Reader<'_>) -> HashConfig {
+fn read_hash(
+    sources: &mut Sources,
+    balance: &mut Reader<'_>,
+    protocol: Protocol,
+) -> (HashConfig, HashKey) {
     let mut hash = balance.section(sources, "hash");
-    let key = match hash.choice(sources, "key") {
-        "client_ip_port" => HashKey::ClientIpPort,
-        "sni" => HashKey::Sni,
-        _ => HashKey::ClientIp,
-    };
+    let key = hash
+        .read(sources, "key", values::hash_key, |key| {
+            key.to_string().into()
+        })
+        .unwrap_or(HashKey::ClientIp);
+    refuse_unknown_login(sources, &hash, &key, protocol);
     let algorithm = match hash.choice(sources, "algorithm") {
         "ring" => HashAlgorithm::Ring,
         "rendezvous" => HashAlgorithm::Rendezvous,
@@ -198,21 +218,47 @@ fn read_hash(sources: &mut Sources, balance: &mut Reader<'_>) -> HashConfig {
     };
     let bounded_load = hash.ratio(sources, "bounded_load");
     balance.attach("hash", hash);
-    HashConfig {
-        key,
+    let config = HashConfig {
         algorithm,
         bounded_load,
-    }
+    };
+    (config, key)
+}
+
+/// A key of the login is known of PostgreSQL's clients alone before a backend is chosen.
+fn refuse_unknown_login(
+    sources: &mut Sources,
+    hash: &Reader<'_>,
+    key: &HashKey,
+    protocol: Protocol,
+) {
+    let because = match (key, protocol) {
+        (HashKey::ClientIp | HashKey::ClientIpPort, _) | (_, Protocol::Postgres) => return,
+        (HashKey::Sni, Protocol::Tcp | Protocol::Redis) => return,
+        (_, Protocol::MySql) => {
+            "a MySQL server speaks first, so the backend is chosen before the client says a word"
+        }
+        (_, Protocol::Redis) => "a Redis client may log in at any time, or never",
+        (_, Protocol::Tcp) => "nothing is known of what a `tcp` cluster speaks",
+    };
+    let help = match protocol {
+        Protocol::Tcp => "write `protocol: postgres` in the cluster, or hash `client_ip`",
+        _ => "hash `client_ip`",
+    };
+    let message = format!("`{key}` cannot be hashed: {because}");
+    sources.error(hash.place("key"), Wrong::new(message, help));
 }
 
 fn read_connect(sources: &mut Sources, cluster: &mut Reader<'_>) -> ConnectConfig {
     let mut connect = cluster.section(sources, "connect");
     let timeout = connect.duration(sources, "timeout");
     let attempts = connect.count(sources, "attempts").map_or(1, narrow);
+    let source = source::read(sources, cluster, &mut connect);
     cluster.attach("connect", connect);
     ConnectConfig {
         timeout,
         attempts: NonZeroU32::new(attempts).unwrap_or(NonZeroU32::MIN),
+        source,
     }
 }
 

@@ -2,18 +2,32 @@
 
 use std::time::Duration;
 
+use serde_json::Value as Json;
+
+use crate::config::CheckKind;
 use crate::config::FailoverConfig;
 use crate::config::OnDead;
 use crate::config::Panic;
+use crate::config::SessionPolicy;
 use crate::config::WaitLimit;
+use crate::config::keys;
 use crate::config::reader::Reader;
+use crate::config::resolve::authority;
+use crate::config::resolve::hook;
 use crate::config::source::Sources;
+use crate::config::tree::At;
+use crate::config::tree::Value;
 use crate::config::values;
 use crate::config::values::Wrong;
+
+/// Most transactions end sooner; a longer one has most likely lost its writes already.
+const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
 pub(super) fn read(
     sources: &mut Sources,
     cluster: &mut Reader<'_>,
+    check: &CheckKind,
+    cluster_has_tls: bool,
     drain_timeout: Duration,
 ) -> FailoverConfig {
     let mut failover = cluster.section(sources, "failover");
@@ -23,6 +37,14 @@ pub(super) fn read(
         "keep" => OnDead::Keep,
         _ => OnDead::Sever,
     };
+    let mut policy = |sources: &mut Sources, name, default| {
+        read_session_policy(sources, &mut failover, name, check, default)
+    };
+    let on_demoted = policy(sources, "on_demoted", SessionPolicy::Grace(DEFAULT_GRACE));
+    let on_fenced = policy(sources, "on_fenced", SessionPolicy::Sever);
+    let on_lagging = policy(sources, "on_lagging", SessionPolicy::Keep);
+    let authority = authority::read(sources, &mut failover, check, cluster_has_tls);
+    let hooks = hook::read(sources, &mut failover, check);
     let panic = match failover.choice(sources, "panic") {
         "try_all" => Panic::TryAll,
         _ => Panic::Fail,
@@ -37,11 +59,73 @@ pub(super) fn read(
         hold,
         queue,
         on_dead,
+        on_demoted,
+        on_fenced,
+        on_lagging,
+        authority,
+        hooks,
         panic,
         slow_start,
         drain_timeout: written.unwrap_or(drain_timeout),
     }
 }
+
+/// `keep`, `sever` or `{grace: 5s}`.
+fn read_session_policy(
+    sources: &mut Sources,
+    failover: &mut Reader<'_>,
+    name: &'static str,
+    check: &CheckKind,
+    default: SessionPolicy,
+) -> SessionPolicy {
+    let Some(entry) = failover.entry(name) else {
+        failover.derived(name, show_policy(default));
+        return default;
+    };
+    refuse_without_roles(sources, entry.key_at, &format!("`{name}`"), check);
+    let node = &entry.value;
+    if matches!(node.value, Value::Map(_)) {
+        let mut section = failover.section(sources, name);
+        let grace = section.duration(sources, "grace");
+        failover.attach(name, section);
+        return SessionPolicy::Grace(grace);
+    }
+    let policy = match values::choice(node, &keys::SESSION_WORDS) {
+        Ok("keep") => SessionPolicy::Keep,
+        Ok(_) => SessionPolicy::Sever,
+        Err(mut wrong) => {
+            wrong.help = Some("write `keep`, `sever` or `{grace: 5s}`".to_owned());
+            sources.error(node.at, wrong);
+            return default;
+        }
+    };
+    failover.attach_value(name, show_policy(policy), Vec::new());
+    policy
+}
+
+fn show_policy(policy: SessionPolicy) -> Json {
+    match policy {
+        SessionPolicy::Keep => "keep".into(),
+        SessionPolicy::Sever => "sever".into(),
+        SessionPolicy::Grace(grace) => serde_json::json!({"grace": values::show_duration(grace)}),
+    }
+}
+
+/// What follows roles does nothing where nobody tells them.
+pub(super) fn refuse_without_roles(sources: &mut Sources, at: At, what: &str, check: &CheckKind) {
+    if check.tells_roles() {
+        return;
+    }
+    let message = format!(
+        "{what} has no effect: a check of kind `{}` tells no roles",
+        check.as_str()
+    );
+    sources.error(at, Wrong::new(message, TELLS_ROLES));
+}
+
+/// What to do where roles are needed and nobody tells them.
+pub(super) const TELLS_ROLES: &str = "write the cluster's `protocol` (`postgres`, `mysql` or `redis`), \
+     or `health_check: {kind: http, primary_path: …, replica_path: …}`";
 
 /// A wait without sessions, or sessions without a wait, is a mistake of the one who wrote it.
 fn read_wait_limit(

@@ -1,6 +1,5 @@
 //! One listener.
 
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
@@ -11,15 +10,22 @@ use crate::config::CertificatePair;
 use crate::config::KeepaliveConfig;
 use crate::config::ListenerConfig;
 use crate::config::ListenerTlsConfig;
+use crate::config::Protocol;
 use crate::config::ProxyProtocolConfig;
-use crate::config::SniRoute;
 use crate::config::TlsVersion;
 use crate::config::reader::Reader;
 use crate::config::resolve::cluster::certificate_pair;
 use crate::config::resolve::cluster::narrow;
+use crate::config::resolve::fit;
+use crate::config::resolve::fit::ClientTls;
+use crate::config::resolve::fit::Known;
+use crate::config::resolve::intent;
+use crate::config::resolve::legs;
+use crate::config::resolve::route;
+use crate::config::resolve::route::Routes;
 use crate::config::source::Sources;
 use crate::config::tree::At;
-use crate::config::tree::Node;
+use crate::config::tree::Value;
 use crate::config::values;
 use crate::config::values::Wrong;
 
@@ -31,31 +37,37 @@ pub(super) struct Read {
     pub names: Vec<(Name, At)>,
 }
 
-pub(super) fn read(sources: &mut Sources, name: Name, listener: &mut Reader<'_>) -> Read {
-    let show = |bind: &SocketAddr| bind.to_string().into();
-    let bind = listener.read(sources, "bind", values::socket_address, show);
+pub(super) fn read(
+    sources: &mut Sources,
+    name: Name,
+    listener: &mut Reader<'_>,
+    known: &Known<'_>,
+) -> Read {
     let bind_at = listener.place("bind");
-    if bind.is_some_and(|bind| bind.port() == 0) {
-        let message = "port 0: the kernel picks another port at each start";
-        sources.warn(
-            bind_at,
-            Wrong::new(message, "write the port that clients connect to"),
+    let bind = read_bind(sources, listener);
+    let (cluster, routes, names) = read_destinations(sources, listener);
+    let clusters = fit::named(known, &names);
+    let protocol = fit::protocol(sources, listener, &clusters);
+    let intent = intent::read(sources, listener, &clusters);
+    let (tls, client_tls) = read_client_tls(sources, listener, protocol);
+    if let Some(protocol) = protocol {
+        legs::check(
+            sources,
+            listener,
+            protocol,
+            client_tls,
+            tls.as_ref(),
+            &clusters,
         );
-    }
-    let mut names = Vec::new();
-    let cluster = listener.read(sources, "cluster", values::name, |name| (&**name).into());
-    if let Some(cluster) = &cluster {
-        names.push((cluster.clone(), listener.place("cluster")));
-    }
-    let routes = read_routes(sources, listener, &mut names);
-    if listener.entry("cluster").is_none() && listener.entry("routes").is_none() {
-        let help = "add `cluster: NAME`, or `routes` to choose by server name";
-        sources.error(
-            listener.at,
-            Wrong::new("a listener needs the key `cluster`", help),
+        fit::check_hash(
+            sources,
+            protocol,
+            client_tls,
+            listener.entry("routes").is_some(),
+            &clusters,
         );
+        route::refuse_unknown(sources, &routes, protocol, client_tls);
     }
-    let tls = read_tls(sources, listener);
     let allow = listener.values(sources, "allow", values::network);
     let deny = listener.values(sources, "deny", values::network);
     let proxy_protocol = read_proxy_protocol(sources, listener);
@@ -68,11 +80,13 @@ pub(super) fn read(sources: &mut Sources, name: Name, listener: &mut Reader<'_>)
     let backlog = listener.count(sources, "backlog").map_or(0, narrow);
     let config = ListenerConfig {
         name,
-        // Port 0 collides with nothing; where it stands in for a wrong value, the load has failed.
-        bind: bind.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
+        bind,
         cluster,
-        routes,
+        routes: routes.routes,
+        protocol: protocol.unwrap_or(Protocol::Tcp),
+        intent,
         tls,
+        tls_passthrough: client_tls == ClientTls::Passthrough,
         allow,
         deny,
         proxy_protocol,
@@ -89,41 +103,71 @@ pub(super) fn read(sources: &mut Sources, name: Name, listener: &mut Reader<'_>)
     }
 }
 
-fn read_routes(
+/// The cluster for all, the routes, and every cluster that they name.
+fn read_destinations(
     sources: &mut Sources,
     listener: &mut Reader<'_>,
-    names: &mut Vec<(Name, At)>,
-) -> Vec<SniRoute> {
-    let Some(readers) = listener.list_of_sections(sources, "routes") else {
-        return Vec::new();
-    };
-    let mut routes = Vec::new();
-    let mut seen: HashMap<String, At> = HashMap::new();
-    let mut shown = Vec::new();
-    for mut route in readers {
-        let parse = |node: &Node| values::server_name(node, true);
-        let sni = route.read(sources, "sni", parse, |sni| sni.as_str().into());
-        let cluster = route.read(sources, "cluster", values::name, |name| (&**name).into());
-        if let Some(cluster) = &cluster {
-            names.push((cluster.clone(), route.place("cluster")));
-        }
-        let at = route.place("sni");
-        if let Some(sni) = &sni
-            && let Some(first) = seen.insert(sni.clone(), at)
-        {
-            let wrong = Wrong::new(format!("the route for `{sni}` stands twice"), "remove one");
-            sources.conflict(at, wrong, "the other one is here", first);
-        }
-        shown.push(route.finish().0);
-        if let (Some(sni), Some(cluster)) = (sni, cluster) {
-            routes.push(SniRoute { sni, cluster });
-        }
+) -> (Option<Name>, Routes, Vec<(Name, At)>) {
+    let mut names = Vec::new();
+    let cluster = listener.read(sources, "cluster", values::name, |name| (&**name).into());
+    if let Some(cluster) = &cluster {
+        names.push((cluster.clone(), listener.place("cluster")));
     }
-    listener.attach_value("routes", shown.into(), Vec::new());
-    routes
+    let routes = route::read(sources, listener, &mut names);
+    if listener.entry("cluster").is_none() && listener.entry("routes").is_none() {
+        let help = "add `cluster: NAME`, or `routes` to choose by what the client asks for";
+        sources.error(
+            listener.at,
+            Wrong::new("a listener needs the key `cluster`", help),
+        );
+    }
+    (cluster, routes, names)
 }
 
-fn read_tls(sources: &mut Sources, listener: &mut Reader<'_>) -> Option<ListenerTlsConfig> {
+fn read_bind(sources: &mut Sources, listener: &mut Reader<'_>) -> SocketAddr {
+    let show = |bind: &SocketAddr| bind.to_string().into();
+    let bind = listener.read(sources, "bind", values::socket_address, show);
+    if bind.is_some_and(|bind| bind.port() == 0) {
+        let message = "port 0: the kernel picks another port at each start";
+        let help = "write the port that clients connect to";
+        sources.warn(listener.place("bind"), Wrong::new(message, help));
+    }
+    // Port 0 collides with nothing; where it stands in for a wrong value, the load has failed.
+    bind.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())
+}
+
+/// A section, or the word `passthrough`.
+fn read_client_tls(
+    sources: &mut Sources,
+    listener: &mut Reader<'_>,
+    protocol: Option<Protocol>,
+) -> (Option<ListenerTlsConfig>, ClientTls) {
+    let Some(node) = listener.node("tls") else {
+        return (None, ClientTls::Unwritten);
+    };
+    if matches!(node.value, Value::Map(_)) {
+        return (read_tls(sources, listener, protocol), ClientTls::Ended);
+    }
+    match values::choice(node, &["passthrough"]) {
+        Ok(word) => {
+            listener.attach_value("tls", word.into(), Vec::new());
+            (None, ClientTls::Passthrough)
+        }
+        Err(mut wrong) => {
+            let help =
+                "write `tls: {cert_file: …, key_file: …}`, or `tls: passthrough` for PostgreSQL";
+            wrong.help = Some(help.to_owned());
+            sources.error(node.at, wrong);
+            (None, ClientTls::Ended)
+        }
+    }
+}
+
+fn read_tls(
+    sources: &mut Sources,
+    listener: &mut Reader<'_>,
+    protocol: Option<Protocol>,
+) -> Option<ListenerTlsConfig> {
     let mut tls = listener.optional_section(sources, "tls")?;
     let lone = certificate_pair(sources, &mut tls);
     let mut certificates = read_certificates(sources, &mut tls);
@@ -143,11 +187,17 @@ fn read_tls(sources: &mut Sources, listener: &mut Reader<'_>) -> Option<Listener
         "1.3" => TlsVersion::V1_3,
         _ => TlsVersion::V1_2,
     };
-    let alpn = tls.alpn(sources);
+    let optional = tls.flag(sources, "optional");
+    let mut alpn = tls.alpn(sources);
+    if protocol == Some(Protocol::Postgres) && tls.entry("alpn").is_none() {
+        alpn = vec![legs::POSTGRES_ALPN.to_owned()];
+        tls.derived("alpn", alpn.clone());
+    }
     listener.attach("tls", tls);
     Some(ListenerTlsConfig {
         certificates,
         client_ca_file,
+        optional,
         min_version,
         alpn,
     })

@@ -1,11 +1,19 @@
 //! The tree to a [`Config`]: defaults, references, limits. Reports every problem.
 
+mod authority;
 mod check;
 mod cluster;
 mod failover;
+mod fit;
+mod hook;
+mod intent;
+mod legs;
 mod listener;
+mod password;
 mod process;
 mod reference;
+mod route;
+mod source;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -23,6 +31,7 @@ use crate::config::include::Gathering;
 use crate::config::keys;
 use crate::config::reader;
 use crate::config::reader::Reader;
+use crate::config::resolve::fit::Known;
 use crate::config::source::Outside;
 use crate::config::source::Sources;
 use crate::config::tree::At;
@@ -38,6 +47,8 @@ const MAX_NAMED: usize = 10_000;
 struct Placed<T> {
     value: T,
     at: At,
+    /// It was read without an error, so what follows from it means something.
+    is_sound: bool,
 }
 
 pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
@@ -68,7 +79,7 @@ fn finish(mut sources: Sources, roots: &[Node]) -> Result<Loaded, Diagnostics> {
     let mut files = std::mem::take(&mut sources.named);
     files.sort();
     files.dedup();
-    let warnings = sources.finish()?;
+    let (warnings, named) = sources.finish()?;
     let Some((config, effective)) = resolved else {
         // Every way to get here has reported why.
         return Err(Diagnostics(warnings));
@@ -77,6 +88,7 @@ fn finish(mut sources: Sources, roots: &[Node]) -> Result<Loaded, Diagnostics> {
         config,
         warnings,
         files,
+        named,
         effective,
     })
 }
@@ -110,11 +122,21 @@ fn resolve(sources: &mut Sources, roots: &[Node]) -> Option<(Config, Json)> {
         cluster::read(s, n, r, drain_timeout)
     });
     root.attach_value("clusters", shown, defaults);
-    let (listeners, shown, defaults) =
-        each(sources, &listener_entries, "listeners", listener::read);
+    let known: Known<'_> = clusters
+        .iter()
+        .filter(|cluster| cluster.is_sound)
+        .map(|cluster| (&*cluster.value.name, &cluster.value))
+        .collect();
+    let (listeners, shown, defaults) = each(sources, &listener_entries, "listeners", |s, n, r| {
+        listener::read(s, n, r, &known)
+    });
     root.attach_value("listeners", shown, defaults);
     reference::check(sources, &cluster_entries, &clusters, &listeners);
     reference::binds(sources, &listeners, &process);
+    // What is wrong may be the very thing that the warning is about.
+    if process.state_dir.is_none() && !sources.has_errors() {
+        reference::warn_of_forgotten_fences(sources, &clusters, &listeners);
+    }
     let config = assemble(sources, &mut root, process, clusters, listeners);
     let (value, mut defaults) = root.finish();
     defaults.sort();
@@ -149,6 +171,7 @@ fn assemble(
         }
     };
     Config {
+        state_dir: process.state_dir,
         clusters,
         listeners,
         admin: process.admin,
@@ -156,6 +179,7 @@ fn assemble(
         workers: process.workers,
         zone: process.zone,
         drain_timeout: process.drain_timeout,
+        shutdown_delay: process.shutdown_delay,
         max_connections,
     }
 }
@@ -261,12 +285,18 @@ fn each<T>(
     for entry in entries {
         let pointer = format!("/{key}/{}", entry.key);
         let mut reader = Reader::open(sources, section, &entry.value, pointer);
+        let errors = sources.count_errors();
         let value = read(sources, Name::from(entry.key.as_str()), &mut reader);
+        let is_sound = sources.count_errors() == errors;
         let (shown, mut unwritten) = reader.finish();
         effective.insert(entry.key.clone(), shown);
         defaults.append(&mut unwritten);
         let at = entry.key_at;
-        found.push(Placed { value, at });
+        found.push(Placed {
+            value,
+            at,
+            is_sound,
+        });
     }
     (found, Json::Object(effective), defaults)
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cluster::Name;
@@ -32,6 +33,8 @@ pub(super) struct Process {
     pub workers: NonZeroUsize,
     pub zone: Option<Name>,
     pub drain_timeout: Duration,
+    pub state_dir: Option<PathBuf>,
+    pub shutdown_delay: Duration,
 }
 
 pub(super) fn read(sources: &mut Sources, root: &mut Reader<'_>) -> Process {
@@ -43,7 +46,23 @@ pub(super) fn read(sources: &mut Sources, root: &mut Reader<'_>) -> Process {
         workers: read_workers(sources, root),
         zone: root.read(sources, "zone", values::name, |name| (&**name).into()),
         drain_timeout: root.duration(sources, "drain_timeout"),
+        state_dir: read_state_dir(sources, root),
+        shutdown_delay: root.duration(sources, "shutdown_delay"),
     }
+}
+
+/// Whether it is there is asked at the start: a file may be checked on another machine.
+fn read_state_dir(sources: &mut Sources, root: &mut Reader<'_>) -> Option<PathBuf> {
+    let path = root.path(sources, "state_dir")?;
+    // Ours to write: it is nothing to watch.
+    sources.named.retain(|named| *named != path);
+    let is_other = |metadata: std::fs::Metadata| !metadata.is_dir();
+    if sources.outside.files && std::fs::metadata(&path).is_ok_and(is_other) {
+        let message = format!("{} is not a directory", path.display());
+        let help = "name a directory that only Evergate writes to";
+        sources.error(root.place("state_dir"), Wrong::new(message, help));
+    }
+    Some(path)
 }
 
 fn read_workers(sources: &mut Sources, root: &mut Reader<'_>) -> NonZeroUsize {

@@ -7,10 +7,10 @@ use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 
+use crate::cluster::WantedRole;
+use crate::config::CheckKind;
 use crate::config::ClusterConfig;
-use crate::config::HashKey;
 use crate::config::Host;
-use crate::config::Policy;
 use crate::config::resolve::Placed;
 use crate::config::resolve::listener::Read;
 use crate::config::resolve::process::Process;
@@ -28,10 +28,6 @@ pub(super) fn check(
     listeners: &[Placed<Read>],
 ) {
     let declared: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
-    let by_name: HashMap<&str, &ClusterConfig> = clusters
-        .iter()
-        .map(|cluster| (&*cluster.value.name, &cluster.value))
-        .collect();
     let addresses: HashMap<&str, HashSet<SocketAddr>> = clusters
         .iter()
         .map(|cluster| (&*cluster.value.name, addresses(&cluster.value)))
@@ -46,9 +42,8 @@ pub(super) fn check(
                 let message = format!("there is no cluster `{name}`");
                 sources.error(*at, Wrong::new(message, help));
             }
-            if let Some(cluster) = by_name.get(&**name) {
-                check_sni_key(sources, cluster, listener, *at);
-                check_loop(sources, &addresses[&**name], listener, *at);
+            if let Some(backends) = addresses.get(&**name) {
+                check_loop(sources, backends, listener, *at);
             }
         }
     }
@@ -65,20 +60,30 @@ pub(super) fn check(
     }
 }
 
-/// A cluster that hashes the server name needs a listener that learns it.
-fn check_sni_key(sources: &mut Sources, cluster: &ClusterConfig, listener: &Placed<Read>, at: At) {
-    let hashes_sni = matches!(
-        cluster.balance.policy,
-        Policy::ConsistentHash(hash) if hash.key == HashKey::Sni
-    );
-    let config = &listener.value.config;
-    if hashes_sni && config.tls.is_none() && config.routes.is_empty() {
-        let message = format!(
-            "the cluster `{}` hashes the server name, which this listener does not learn",
-            cluster.name
-        );
-        let help = "add `tls` or `routes` to the listener, or hash `client_ip`";
-        sources.error(at, Wrong::new(message, help));
+/// Warns of clusters whose primary is followed from memory only.
+pub(super) fn warn_of_forgotten_fences(
+    sources: &mut Sources,
+    clusters: &[Placed<ClusterConfig>],
+    listeners: &[Placed<Read>],
+) {
+    let with_roles = listeners
+        .iter()
+        .filter(|listener| listener.value.config.intent.role != WantedRole::Any);
+    let followed: HashSet<&str> = with_roles
+        .flat_map(|listener| &listener.value.names)
+        .map(|(name, _)| &**name)
+        .collect();
+    for cluster in clusters {
+        let check = &cluster.value.health_check.kind;
+        let remembers = check.tells_roles() && !matches!(check, CheckKind::Http(_));
+        if remembers && followed.contains(&*cluster.value.name) {
+            let message = format!(
+                "without `state_dir`, a stale primary of `{}` that answers first after a restart could be believed",
+                cluster.value.name
+            );
+            let help = "add `state_dir: /var/lib/evergate` to the file";
+            sources.warn(cluster.at, Wrong::new(message, help));
+        }
     }
 }
 

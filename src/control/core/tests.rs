@@ -1,16 +1,23 @@
 //! The core, driven by hand and by a seeded simulation.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use super::*;
 use crate::cluster::Health;
 use crate::config::BackendConfig;
+use crate::config::ClusterConfig;
+use crate::config::Intent;
 use crate::config::OnDead;
 use crate::config::Panic;
+use crate::control::evidence::Evidence;
 use crate::control::fixtures::DRAIN;
 use crate::control::fixtures::SECOND;
 use crate::control::fixtures::backend;
 use crate::control::fixtures::cluster;
 use crate::control::fixtures::config;
 use crate::control::fixtures::nz;
+use crate::control::happening::Happening;
 use crate::routing::BackendEntry;
 use crate::routing::ConnectionGuard;
 use crate::routing::Fate;
@@ -20,6 +27,7 @@ struct World {
     core: Core,
     start: Instant,
     now: Instant,
+    happened: Vec<Happening>,
 }
 
 impl World {
@@ -29,6 +37,7 @@ impl World {
             core: Core::seeded(7),
             start,
             now: start,
+            happened: Vec::new(),
         };
         world.apply(clusters);
         world
@@ -43,7 +52,15 @@ impl World {
 
     fn apply(&mut self, clusters: Vec<ClusterConfig>) -> Vec<Name> {
         let now = self.moment();
-        self.core.apply(&config(clusters), &HashMap::new(), now);
+        self.core
+            .apply(&config(clusters), &HashMap::new(), HashMap::new(), now);
+        self.settle()
+    }
+
+    /// As the plane does: what has happened is taken before the table that follows.
+    fn settle(&mut self) -> Vec<Name> {
+        let now = self.moment();
+        self.happened.extend(self.core.take_happenings(now));
         self.core.settle()
     }
 
@@ -53,7 +70,7 @@ impl World {
 
     fn answer(&mut self, order: &Order, result: Result<(), Cause>) {
         let observation = Observation {
-            result,
+            result: result.map(|()| Evidence::Silent),
             duration: Duration::from_millis(1),
         };
         let now = self.moment();
@@ -75,7 +92,7 @@ impl World {
         let mut probes = 0;
         loop {
             probes += self.probe(&result);
-            self.core.settle();
+            self.settle();
             match self.core.next_due().filter(|due| *due <= end) {
                 Some(due) => self.now = self.now.max(due),
                 None => break,
@@ -90,13 +107,13 @@ impl World {
         let address = IpAddr::from([10, 0, 0, digit]);
         let now = self.moment();
         self.core.resolved(&Name::from(name), Some(address), now);
-        self.core.settle();
+        self.settle();
     }
 
     fn admin(&mut self, backend: &str, state: AdminState) {
         let now = self.moment();
         self.core.set_admin_state("a", backend, state, now).unwrap();
-        self.core.settle();
+        self.settle();
     }
 
     fn entry(&self, backend: &str) -> BackendEntry {
@@ -112,7 +129,7 @@ impl World {
     }
 
     fn fate(&self, backend: &str) -> Fate {
-        self.entry(backend).handle.fate()
+        self.entry(backend).handle.fate(Intent::ANY)
     }
 
     fn session(&self, backend: &str) -> ConnectionGuard {
@@ -210,7 +227,8 @@ fn a_report_from_a_session_is_confirmed_by_one_probe_at_once() {
     world.run(SECOND / 2, up);
     let id = world.entry("db1").handle.id;
     for _ in 0..5000 {
-        world.core.report(id, Cause::ConnectRefused, world.now);
+        let now = world.moment();
+        world.core.report(id, Cause::ConnectRefused, now);
     }
     assert_eq!(
         world.probe(refuses("db1")),
@@ -228,7 +246,8 @@ fn reports_that_probes_refute_cost_at_most_one_probe_per_fast_interval() {
     let mut probes = 0;
     for _ in 0..1000 {
         world.now += Duration::from_millis(1);
-        world.core.report(id, Cause::Reset, world.now);
+        let now = world.moment();
+        world.core.report(id, Cause::Reset, now);
         probes += world.probe(up);
     }
     assert!((10..=26).contains(&probes), "{probes} probes in a second");
@@ -245,9 +264,8 @@ fn a_report_during_a_probe_asks_for_another_one() {
         .iter()
         .find(|order| *order.target.backend.name == *"db1")
         .unwrap();
-    world
-        .core
-        .report(order.id, Cause::ConnectRefused, world.now);
+    let now = world.moment();
+    world.core.report(order.id, Cause::ConnectRefused, now);
     world.answer(order, Ok(()));
     world.run(Duration::from_millis(60), refuses("db1"));
     assert_eq!(world.health("db1"), Health::Down);
@@ -258,7 +276,8 @@ fn an_early_close_is_only_a_reason_to_look() {
     let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
     world.run(SECOND / 2, up);
     let id = world.entry("db1").handle.id;
-    world.core.report(id, Cause::EarlyClose, world.now);
+    let now = world.moment();
+    world.core.report(id, Cause::EarlyClose, now);
     assert_eq!(world.probe(|_| Err(Cause::CheckTimeout)), 1);
     assert_eq!(world.health("db1"), Health::Up);
 }
@@ -390,10 +409,10 @@ fn a_removed_backend_drains_and_is_revived_while_sessions_hold_it() {
         deadline: world.now + DRAIN,
         cause: Cause::BackendRemoved,
     };
-    assert_eq!(before.fate(), drained);
+    assert_eq!(before.fate(Intent::ANY), drained);
     world.apply(vec![cluster("a", &["db1", "db2"])]);
     assert!(Arc::ptr_eq(&before, &world.entry("db1").handle));
-    assert_eq!(before.fate(), Fate::Serve);
+    assert_eq!(before.fate(Intent::ANY), Fate::Serve);
 
     drop(session);
     world.apply(vec![cluster("a", &["db2"])]);
@@ -429,9 +448,12 @@ fn an_admin_state_and_its_deadline_survive_a_change_of_address() {
     let after = world.entry("db1");
     assert_eq!(after.admin, AdminState::Maintenance);
     let cause = Cause::BackendDrained;
-    assert_eq!(after.handle.fate(), Fate::Drain { deadline, cause });
+    assert_eq!(
+        after.handle.fate(Intent::ANY),
+        Fate::Drain { deadline, cause }
+    );
     let cause = Cause::BackendRemoved;
-    assert_eq!(before.fate(), Fate::Drain { deadline, cause });
+    assert_eq!(before.fate(Intent::ANY), Fate::Drain { deadline, cause });
     assert_eq!(after.handle.total(), 1, "the series goes on");
     world.run(SECOND * 3, up);
     assert_eq!(world.health("db1"), Health::Unknown, "nobody asks it");
@@ -463,12 +485,12 @@ fn sessions_at_an_old_address_do_not_follow_the_health_of_the_new_one() {
     assert_eq!(orders[0].address.ip(), IpAddr::from([10, 0, 0, 9]));
     world.answer(&orders[0], Err(Cause::ConnectRefused));
     world.core.settle();
-    assert!(matches!(new.fate(), Fate::Sever { .. }));
-    assert_eq!(old.fate(), drained);
+    assert!(matches!(new.fate(Intent::ANY), Fate::Sever { .. }));
+    assert_eq!(old.fate(Intent::ANY), drained);
 
     world.resolve("db.x", 1);
     assert_eq!(world.entry("db.x").handle.id, old.id, "it has returned");
-    assert_eq!(old.fate(), Fate::Serve);
+    assert_eq!(old.fate(Intent::ANY), Fate::Serve);
     drop(session);
 }
 
@@ -483,7 +505,7 @@ fn a_removed_name_is_revived_once_it_resolves_to_where_its_sessions_are() {
     assert_ne!(world.entry("db.x").handle.id, before.id);
     world.resolve("db.x", 1);
     assert_eq!(world.entry("db.x").handle.id, before.id);
-    assert_eq!(before.fate(), Fate::Serve);
+    assert_eq!(before.fate(Intent::ANY), Fate::Serve);
     assert_eq!(world.probe(up), 1);
     assert_eq!(world.health("db.x"), Health::Up);
     drop(session);
@@ -567,4 +589,9 @@ fn unknown_names_are_refused_with_a_near_miss() {
     );
 }
 
+mod authority;
+mod edges;
+mod happenings;
+mod proof;
+mod roles;
 mod simulation;

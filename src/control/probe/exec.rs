@@ -60,17 +60,19 @@ pub(super) async fn ask(
     }
 }
 
-/// A process group that is killed when the probe ends early, in whatever way.
-struct Group(Option<Pid>);
+/// A process group that is killed when whoever started it ends early, in whatever way.
+#[derive(Debug)]
+pub struct Group(Option<Pid>);
 
 impl Group {
-    fn of(leader: Option<u32>) -> Self {
+    /// The group of a child that leads one.
+    pub fn of(leader: Option<u32>) -> Self {
         let leader = leader.and_then(|id| i32::try_from(id).ok());
         Self(leader.and_then(Pid::from_raw))
     }
 
     /// The leader has ended: its number may soon be somebody else's.
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.0 = None;
     }
 }

@@ -1,13 +1,21 @@
 //! One probe: ask one backend one question, once, within a deadline.
 
 mod exec;
+mod failure;
 mod http;
+mod link;
+mod mysql;
+mod postgres;
+mod redis;
 mod tcp;
 mod tls;
+mod wire;
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +31,25 @@ use crate::cluster::Cause;
 use crate::config::BackendConfig;
 use crate::config::CheckKind;
 use crate::config::ClusterConfig;
+use crate::control::evidence::Evidence;
 use crate::net;
 use crate::tls::BackendTls;
 use crate::tls::TlsConnector;
 
+pub use exec::Group;
 pub use exec::MAX_COMMANDS;
+pub use failure::Failure;
+pub(super) use http::exchange;
+pub use link::Link;
+pub use link::Recall;
+pub use link::Rest;
+pub use link::Resting;
+pub use link::recall;
 
 /// An answer is read up to here; no status page or banner needs more.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// With fewer free connections than this a database gets the health check's own back.
+const MIN_FREE_CONNECTIONS: u32 = 3;
 /// How long the peer may take to close after us, so that its last bytes do not
 /// meet a closed socket. Nobody waits for it.
 const LINGER: Duration = Duration::from_millis(250);
@@ -44,9 +63,9 @@ pub struct Target {
 }
 
 /// What one probe saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
-    pub result: Result<(), Cause>,
+    pub result: Result<Evidence, Cause>,
     pub duration: Duration,
 }
 
@@ -56,50 +75,116 @@ pub enum Leftover {
     Nothing,
     Tcp(TcpStream),
     Tls(Box<BackendTls>),
+    /// Kept for the next probe.
+    Kept(Link),
+    /// Not kept: the server is short of connections.
+    Ended(Link),
 }
 
-/// Asks. The leftover is closed by [`Leftover::close`], after the observation was
-/// passed on. `commands` bounds how many commands run at once.
+/// Everything that a probe leaves behind.
+#[derive(Debug)]
+pub struct Outcome {
+    pub observation: Observation,
+    /// Closed by [`Leftover::close`], after the observation was passed on.
+    pub leftover: Leftover,
+    /// What a person has to put right before a probe can pass.
+    pub complaint: Option<String>,
+}
+
+/// Asks. `link` is what the probe before has left; `commands` bounds how many commands
+/// run at once.
 pub async fn probe(
     target: &Target,
     address: SocketAddr,
+    link: Option<Link>,
     commands: &Semaphore,
-) -> (Observation, Leftover) {
+) -> Outcome {
     let started = Instant::now();
     let timeout = target.cluster.health_check.timeout;
     let deadline = started + timeout;
-    let answer = match &target.cluster.health_check.kind {
+    let answer = ask(target, address, link, commands, deadline).await;
+    let duration = started.elapsed();
+    let (result, leftover, complaint) = match answer {
+        Ok((evidence, leftover)) => (Ok(evidence), leftover, None),
+        Err(Failure { cause, complaint }) => (Err(cause), Leftover::Nothing, complaint),
+    };
+    Outcome {
+        observation: Observation { result, duration },
+        leftover,
+        complaint,
+    }
+}
+
+async fn ask(
+    target: &Target,
+    address: SocketAddr,
+    link: Option<Link>,
+    commands: &Semaphore,
+    deadline: Instant,
+) -> Result<(Evidence, Leftover), Failure> {
+    match &target.cluster.health_check.kind {
         CheckKind::Tcp { send, expect } => {
-            let asked = tcp::ask(address, send, expect.as_deref(), deadline);
-            asked.await.map(Leftover::Tcp)
+            let asked = tcp::ask(target, address, (send, expect.as_deref()), deadline);
+            Ok(silent(Leftover::Tcp(asked.await?)))
         }
         CheckKind::Tls => {
-            let asked = tls::ask(target, address, deadline);
-            asked.await.map(|stream| Leftover::Tls(Box::new(stream)))
+            let stream = tls::ask(target, address, deadline).await?;
+            Ok(silent(Leftover::Tls(Box::new(stream))))
         }
         CheckKind::Http(check) => {
-            let asked = http::ask(target, check, address, deadline);
-            asked.await.map(|()| Leftover::Nothing)
+            let evidence = http::ask(target, check, address, deadline).await?;
+            Ok((evidence, Leftover::Nothing))
+        }
+        CheckKind::Postgres(check) => {
+            let link = match link {
+                Some(Link::Postgres(link)) => Some(link),
+                Some(_) | None => None,
+            };
+            postgres::ask(target, check, address, link, deadline).await
+        }
+        CheckKind::MySql(check) => {
+            let link = match link {
+                Some(Link::MySql(link)) => Some(link),
+                Some(_) | None => None,
+            };
+            mysql::ask(target, check, address, link, deadline).await
+        }
+        CheckKind::Redis(check) => {
+            let link = match link {
+                Some(Link::Redis(link)) => Some(link),
+                Some(_) | None => None,
+            };
+            redis::ask(target, check, address, link, deadline).await
         }
         CheckKind::Exec { command } => {
-            let asked = exec::ask(target, command, address, timeout, commands);
-            asked.await.map(|()| Leftover::Nothing)
+            let timeout = target.cluster.health_check.timeout;
+            exec::ask(target, command, address, timeout, commands).await?;
+            Ok(silent(Leftover::Nothing))
         }
-    };
-    let observation = Observation {
-        result: answer.as_ref().map(|_| ()).map_err(|cause| *cause),
-        duration: started.elapsed(),
-    };
-    (observation, answer.unwrap_or(Leftover::Nothing))
+    }
+}
+
+/// An answer that tells no role.
+fn silent(leftover: Leftover) -> (Evidence, Leftover) {
+    (Evidence::Silent, leftover)
 }
 
 impl Leftover {
+    /// A connection that the application could use is not kept from it.
+    fn kept_or_ended(link: Link, used: u32, allowed: u32) -> Self {
+        match allowed.saturating_sub(used) < MIN_FREE_CONNECTIONS {
+            true => Self::Ended(link),
+            false => Self::Kept(link),
+        }
+    }
+
     /// Closes with FIN, never with RST: a reset is an alarming line in some databases' logs.
     pub async fn close(self) {
         match self {
             Self::Nothing => {}
             Self::Tcp(stream) => close(stream).await,
             Self::Tls(stream) => close(*stream).await,
+            Self::Kept(link) | Self::Ended(link) => link.close().await,
         }
     }
 }
@@ -122,28 +207,53 @@ async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let _ = tokio::time::timeout(LINGER, goodbye).await;
 }
 
-/// Connects by the deadline.
-async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Cause> {
+/// Connects by the deadline, from where sessions do.
+async fn connect(
+    target: &Target,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Result<TcpStream, Cause> {
+    connect_from(&target.cluster.connect.source, address, deadline).await
+}
+
+/// Connects by the deadline, with a second try beside the first from the middle on: the
+/// kernel repeats a lost SYN only after a second (RFC 6298), and one lost packet must not
+/// look like a failure.
+pub(super) async fn connect_from(
+    source: &[IpAddr],
+    address: SocketAddr,
+    deadline: Instant,
+) -> Result<TcpStream, Cause> {
+    let now = Instant::now();
+    let middle = now + deadline.saturating_duration_since(now) / 2;
     within(deadline, Cause::ConnectTimeout, async {
-        TcpStream::connect(address).await.map_err(|e| cause_of(&e))
+        let mut first = pin!(net::connect(address, source));
+        let connected = match tokio::time::timeout_at(middle, &mut first).await {
+            Ok(connected) => connected,
+            Err(_) => tokio::select! {
+                connected = first => connected,
+                connected = net::connect(address, source) => connected,
+            },
+        };
+        connected.map_err(|e| cause_of(&e))
     })
     .await
 }
 
 /// Runs a step of a probe; `late` is the cause when it takes too long.
-async fn within<T>(
+async fn within<T, E: From<Cause>>(
     deadline: Instant,
     late: Cause,
-    step: impl Future<Output = Result<T, Cause>>,
-) -> Result<T, Cause> {
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     tokio::time::timeout_at(deadline, step)
         .await
-        .unwrap_or(Err(late))
+        .unwrap_or_else(|_| Err(late.into()))
 }
 
 /// What an input or output error says about a backend: the same as in a session, but
 /// here nobody sends for long, and an end is before the answer.
-fn cause_of(error: &io::Error) -> Cause {
+pub(super) fn cause_of(error: &io::Error) -> Cause {
     match net::cause_of(error) {
         Cause::SendTimeout => Cause::ConnectTimeout,
         Cause::Closed => Cause::EarlyClose,

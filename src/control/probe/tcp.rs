@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::MAX_ANSWER_BYTES;
+use super::Target;
 use super::cause_of;
 use super::connect;
 use super::contains;
@@ -15,12 +16,12 @@ use super::within;
 use crate::cluster::Cause;
 
 pub(super) async fn ask(
+    target: &Target,
     address: SocketAddr,
-    send: &[u8],
-    expect: Option<&[u8]>,
+    (send, expect): (&[u8], Option<&[u8]>),
     deadline: Instant,
 ) -> Result<TcpStream, Cause> {
-    let mut stream = connect(address, deadline).await?;
+    let mut stream = connect(target, address, deadline).await?;
     within(deadline, Cause::CheckTimeout, async {
         if !send.is_empty() {
             stream.write_all(send).await.map_err(|e| cause_of(&e))?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Target;
@@ -17,15 +18,25 @@ pub(super) async fn ask(
     address: SocketAddr,
     deadline: Instant,
 ) -> Result<BackendTls, Cause> {
+    if target.tls.is_none() {
+        return Err(Cause::TlsFailed);
+    }
+    let stream = connect(target, address, deadline).await?;
+    let handshake = handshake(target, address, stream);
+    within(deadline, Cause::CheckTimeout, handshake).await
+}
+
+/// The handshake alone. The caller limits its time.
+pub(super) async fn handshake(
+    target: &Target,
+    address: SocketAddr,
+    stream: TcpStream,
+) -> Result<BackendTls, Cause> {
     let Some(connector) = &target.tls else {
         return Err(Cause::TlsFailed);
     };
-    let stream = connect(address, deadline).await?;
-    within(deadline, Cause::CheckTimeout, async {
-        let handshake = connector.connect(&target.backend, address, stream);
-        handshake.await.map_err(|error| handshake_cause(&error))
-    })
-    .await
+    let handshake = connector.connect(&target.backend, address, stream);
+    handshake.await.map_err(|error| handshake_cause(&error))
 }
 
 /// A reset stays a reset; whatever else goes wrong in a handshake is TLS.

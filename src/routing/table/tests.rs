@@ -1,10 +1,19 @@
 //! Which backend a cluster's table picks, and what it says when there is none.
 
+mod explain;
+
 use std::num::NonZeroU16;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use std::net::SocketAddr;
+
 use super::*;
+use crate::cluster::AdminState;
+use crate::cluster::Cause;
+use crate::cluster::Health;
+use crate::cluster::Role;
+use crate::config::BackendConfig;
 use crate::config::BalanceConfig;
 use crate::config::CheckKind;
 use crate::config::ConnectConfig;
@@ -17,7 +26,10 @@ use crate::config::Host;
 use crate::config::OnDead;
 use crate::config::Panic;
 use crate::config::Protocol;
+use crate::config::SessionPolicy;
 use crate::config::WaitLimit;
+use crate::routing::BackendHandle;
+use crate::routing::LoginKeys;
 
 const SECOND: Duration = Duration::from_secs(1);
 const NO_WAIT: WaitLimit = WaitLimit {
@@ -40,11 +52,19 @@ fn config(policy: Policy) -> ClusterConfig {
             port: None,
             max_damping: Duration::ZERO,
         },
-        balance: BalanceConfig { policy },
+        balance: BalanceConfig {
+            policy,
+            key: HashKey::ClientIp,
+        },
         failover: FailoverConfig {
             hold: NO_WAIT,
             queue: NO_WAIT,
             on_dead: OnDead::Sever,
+            on_demoted: SessionPolicy::Grace(Duration::from_secs(5)),
+            on_fenced: SessionPolicy::Sever,
+            on_lagging: SessionPolicy::Keep,
+            authority: None,
+            hooks: Vec::new(),
             panic: Panic::Fail,
             slow_start: Duration::ZERO,
             drain_timeout: SECOND,
@@ -52,6 +72,7 @@ fn config(policy: Policy) -> ClusterConfig {
         connect: ConnectConfig {
             timeout: SECOND,
             attempts: NonZeroU32::MIN,
+            source: [].into(),
         },
         tls: None,
         send_proxy_protocol: false,
@@ -77,6 +98,9 @@ fn backend(number: u16) -> BackendEntry {
         health: Health::Up,
         admin: AdminState::Ready,
         cause: Cause::CheckPassed,
+        role: Role::Unknown,
+        role_cause: Cause::Started,
+        over: Vec::new(),
         since: Instant::now(),
         since_epoch: 0.0,
         warming_since: None,
@@ -102,7 +126,7 @@ fn table_of(
 ) -> ClusterTable {
     let handle = Arc::new(ClusterHandle::new("orders".into()));
     let zone: Option<Name> = zone.map(Into::into);
-    ClusterTable::new(Arc::new(config), handle, backends, zone.as_ref(), None)
+    ClusterTable::new(Arc::new(config), handle, backends, zone.as_ref(), None, &[])
 }
 
 fn table(backends: Vec<BackendEntry>) -> ClusterTable {
@@ -111,9 +135,11 @@ fn table(backends: Vec<BackendEntry>) -> ClusterTable {
 
 fn request(tried: &[BackendId]) -> PickRequest<'_> {
     PickRequest {
+        intent: Intent::ANY,
         source: KeySource {
             client: SocketAddr::from(([192, 0, 2, 1], 1)),
             sni: None,
+            login: LoginKeys::default(),
         },
         tried,
         now: Instant::now(),
@@ -276,7 +302,6 @@ fn a_returning_backend_gets_its_weight_back_step_by_step() {
 #[test]
 fn a_client_stays_on_its_backend_while_others_come_and_go() {
     let policy = Policy::ConsistentHash(HashConfig {
-        key: HashKey::ClientIp,
         algorithm: HashAlgorithm::Maglev,
         bounded_load: None,
     });

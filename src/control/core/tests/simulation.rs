@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cluster::takes_new_sessions;
+use crate::control::happening::What;
 
 /// Whatever happens in whatever order: the invariants hold after every event,
 /// and when the world calms down the core knows it as it is.
@@ -19,12 +20,14 @@ fn simulate(seed: u64) {
     let mut world = World::new(vec![cluster("a", &SIMULATED)]);
     let mut truth: HashMap<Name, Result<(), Cause>> = HashMap::new();
     let mut flying: Vec<Order> = Vec::new();
+    let mut told: HashMap<Name, Health> = HashMap::new();
     for _ in 0..2000 {
         world.now += Duration::from_millis(random.u64(0..200));
         flying.extend(world.orders());
         befall(&mut world, &mut truth, &mut flying, &mut random);
-        world.core.settle();
+        world.settle();
         check_invariants(&world, seed);
+        check_happenings(&mut world, &mut told, seed);
     }
     calm_down(&mut world, &flying);
     let real = |name: &str| match truth.get(name) {
@@ -78,7 +81,8 @@ fn befall(
             let id = BackendId(random.u64(1..10));
             let causes = [Cause::ConnectRefused, Cause::EarlyClose, Cause::Reset];
             let cause = causes[random.usize(..causes.len())];
-            world.core.report(id, cause, world.now);
+            let now = world.moment();
+            world.core.report(id, cause, now);
         }
         _ if !flying.is_empty() => {
             let order = flying.swap_remove(random.usize(..flying.len()));
@@ -101,6 +105,29 @@ fn calm_down(world: &mut World, flying: &[Order]) {
     }
 }
 
+/// Who only hears what happens knows the health of everybody.
+fn check_happenings(world: &mut World, told: &mut HashMap<Name, Health>, seed: u64) {
+    for happening in world.happened.drain(..) {
+        let Some(name) = happening.backend else {
+            continue;
+        };
+        if let What::Health { from, to, .. } = happening.what {
+            let was = told.insert(Name::clone(&name), to);
+            assert_eq!(was.unwrap_or(Health::Unknown), from, "seed {seed}: {name}");
+            let passed = happening.cause == Cause::CheckPassed;
+            assert_eq!(passed, to == Health::Up, "seed {seed}: {name} {to:?}");
+        }
+    }
+    let entries = world.core.clusters().flat_map(ClusterState::entries);
+    let entries: Vec<_> = entries.collect();
+    told.retain(|name, _| entries.iter().any(|entry| entry.config.name == *name));
+    for entry in entries {
+        let told = told.get(&entry.config.name).copied();
+        let told = told.unwrap_or(Health::Unknown);
+        assert_eq!(told, entry.health, "seed {seed}: {entry:?}");
+    }
+}
+
 fn check_invariants(world: &World, seed: u64) {
     let entries: Vec<_> = world
         .core
@@ -109,7 +136,7 @@ fn check_invariants(world: &World, seed: u64) {
         .collect();
     assert!(!entries.is_empty());
     for entry in entries {
-        let severed = matches!(entry.handle.fate(), Fate::Sever { .. });
+        let severed = matches!(entry.handle.fate(Intent::ANY), Fate::Sever { .. });
         let dead = entry.health == Health::Down;
         assert_eq!(severed, dead, "seed {seed}: {entry:?}");
         assert!(!(dead && takes_new_sessions(entry.health, entry.admin)));

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::*;
 use crate::config::HashAlgorithm;
 use crate::config::HashConfig;
-use crate::config::HashKey;
 
 const ALGORITHMS: [HashAlgorithm; 3] = [
     HashAlgorithm::Maglev,
@@ -19,7 +18,6 @@ const ALGORITHMS: [HashAlgorithm; 3] = [
 
 fn hashed(algorithm: HashAlgorithm, bounded_load: Option<f64>) -> Policy {
     Policy::ConsistentHash(HashConfig {
-        key: HashKey::ClientIp,
         algorithm,
         bounded_load,
     })

@@ -1,0 +1,209 @@
+//! A listener's `routes`.
+
+use std::collections::HashMap;
+
+use crate::cluster::Name;
+use crate::config::Protocol;
+use crate::config::Route;
+use crate::config::reader::Reader;
+use crate::config::resolve::fit::ClientTls;
+use crate::config::source::Sources;
+use crate::config::tree::At;
+use crate::config::tree::Node;
+use crate::config::values;
+use crate::config::values::Wrong;
+
+/// What a route may ask of a session.
+const CONDITIONS: [&str; 3] = ["sni", "database", "user"];
+
+/// The routes, and where each condition of them stands.
+#[derive(Default)]
+pub(super) struct Routes {
+    pub routes: Vec<Route>,
+    conditions: Vec<(&'static str, At)>,
+}
+
+/// Server name, database and user: `None` fits all.
+type Conditions = (Option<String>, Option<String>, Option<String>);
+
+pub(super) fn read(
+    sources: &mut Sources,
+    listener: &mut Reader<'_>,
+    names: &mut Vec<(Name, At)>,
+) -> Routes {
+    let Some(readers) = listener.list_of_sections(sources, "routes") else {
+        return Routes::default();
+    };
+    let mut found = Routes::default();
+    let mut seen: HashMap<Conditions, At> = HashMap::new();
+    let mut shown = Vec::new();
+    for mut reader in readers {
+        for name in CONDITIONS {
+            let written = reader.entry(name).map(|entry| (name, entry.key_at));
+            found.conditions.extend(written);
+        }
+        let at = reader.at;
+        let route = read_route(sources, &mut reader, names);
+        shown.push(reader.finish().0);
+        let Some(route) = route else {
+            continue;
+        };
+        refuse_unreachable(sources, &seen, &route, at);
+        let Route {
+            sni,
+            database,
+            user,
+            ..
+        } = route.clone();
+        seen.entry((sni, database, user)).or_insert(at);
+        found.routes.push(route);
+    }
+    listener.attach_value("routes", shown.into(), Vec::new());
+    found
+}
+
+fn read_route(
+    sources: &mut Sources,
+    route: &mut Reader<'_>,
+    names: &mut Vec<(Name, At)>,
+) -> Option<Route> {
+    let parse = |node: &Node| values::server_name(node, true);
+    let sni = route.read(sources, "sni", parse, |sni| sni.as_str().into());
+    let database = read_login(sources, route, "database");
+    let user = read_login(sources, route, "user");
+    let cluster = route.read(sources, "cluster", values::name, |name| (&**name).into());
+    if let Some(cluster) = &cluster {
+        names.push((cluster.clone(), route.place("cluster")));
+    }
+    if CONDITIONS.iter().all(|name| route.entry(name).is_none()) {
+        let message = "a route needs a condition";
+        let help = "add `sni`, `database` or `user`; sessions without a route go to the listener's `cluster`";
+        sources.error(route.at, Wrong::new(message, help));
+        return None;
+    }
+    let is_whole = [
+        ("sni", sni.is_some()),
+        ("database", database.is_some()),
+        ("user", user.is_some()),
+    ];
+    if is_whole
+        .iter()
+        .any(|(name, read)| route.entry(name).is_some() && !read)
+    {
+        return None;
+    }
+    Some(Route {
+        sni,
+        database,
+        user,
+        cluster: cluster?,
+    })
+}
+
+fn read_login(sources: &mut Sources, route: &mut Reader<'_>, name: &'static str) -> Option<String> {
+    let text = route.text(sources, name)?;
+    if text.is_empty() || text.contains('\0') {
+        let message = format!("`{name}` cannot be empty or contain NUL");
+        let help = format!("leave `{name}` out to take every {name}");
+        sources.error(route.place(name), Wrong::new(message, help));
+        return None;
+    }
+    Some(text)
+}
+
+/// An earlier route with the same conditions, or some of them, takes every session before this one.
+fn refuse_unreachable(
+    sources: &mut Sources,
+    seen: &HashMap<Conditions, At>,
+    route: &Route,
+    at: At,
+) {
+    let wildcard = route.sni.as_ref().and_then(|sni| {
+        let (label, rest) = sni.split_once('.')?;
+        (label != "*").then(|| format!("*.{rest}"))
+    });
+    // The same server name, then the wildcard over it, then all.
+    let names = [route.sni.clone(), wildcard, None];
+    for (index, sni) in names.iter().enumerate() {
+        if index == 1 && sni.is_none() {
+            continue;
+        }
+        for database in [&route.database, &None] {
+            for user in [&route.user, &None] {
+                let earlier = (sni.clone(), database.clone(), user.clone());
+                let Some(first) = seen.get(&earlier) else {
+                    continue;
+                };
+                let is_same = (sni, database, user) == (&route.sni, &route.database, &route.user);
+                let (message, help, label) = if is_same {
+                    let message = format!("{} stands twice", describe(route));
+                    (message, "remove one", "the other one is here")
+                } else {
+                    let message = format!("{} is never taken", describe(route));
+                    let help = "move it before the other one: the first match wins";
+                    (message, help, "this one takes its sessions")
+                };
+                sources.conflict(at, Wrong::new(message, help), label, *first);
+                return;
+            }
+        }
+    }
+}
+
+fn describe(route: &Route) -> String {
+    let conditions = [
+        ("sni", &route.sni),
+        ("database", &route.database),
+        ("user", &route.user),
+    ];
+    let written: Vec<String> = conditions
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name} `{}`", value.as_ref()?)))
+        .collect();
+    format!("the route for {}", written.join(" and "))
+}
+
+/// Conditions on what this listener never learns of its clients.
+pub(super) fn refuse_unknown(
+    sources: &mut Sources,
+    routes: &Routes,
+    protocol: Protocol,
+    tls: ClientTls,
+) {
+    for (condition, at) in &routes.conditions {
+        let (message, help) = match (protocol, *condition, tls) {
+            (Protocol::Tcp, "sni", _) | (_, "sni", ClientTls::Ended)
+                if protocol != Protocol::MySql =>
+            {
+                continue;
+            }
+            (Protocol::MySql, ..) => (
+                format!(
+                    "MySQL cannot be routed by `{condition}`: the server speaks first, so it is chosen before the client says a word"
+                ),
+                "give each cluster a listener of its own",
+            ),
+            (_, "sni", _) => (
+                "the server name is part of a client's TLS, which this listener does not end"
+                    .to_owned(),
+                "add `tls: {cert_file: …, key_file: …}` to the listener",
+            ),
+            (Protocol::Postgres, _, ClientTls::Passthrough) => (
+                format!("`{condition}` is not known: it is inside the TLS that passes through"),
+                "end TLS here with `tls: {cert_file: …, key_file: …}`, or give each cluster a listener of its own",
+            ),
+            (Protocol::Postgres, ..) => continue,
+            (Protocol::Redis, ..) => (
+                format!(
+                    "Redis cannot be routed by `{condition}`: a client may log in at any time, or never"
+                ),
+                "give each cluster a listener of its own",
+            ),
+            (Protocol::Tcp, ..) => (
+                format!("`{condition}` is not known: this listener relays bytes unseen"),
+                "write `protocol: postgres` in its clusters, and none in the listener",
+            ),
+        };
+        sources.error(*at, Wrong::new(message, help));
+    }
+}

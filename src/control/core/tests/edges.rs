@@ -1,0 +1,194 @@
+//! Roles at the edges: proofs that cross probes, reloads, names that are looked up.
+
+use super::*;
+use crate::cluster::Role;
+use crate::cluster::WantedRole;
+use crate::config::CheckKind;
+use crate::config::DatabaseCheck;
+use crate::config::Fallback;
+use crate::config::Intent;
+use crate::config::MaxLag;
+use crate::control::evidence::PostgresEvidence;
+
+fn asks_roles(mut cluster: ClusterConfig) -> ClusterConfig {
+    cluster.health_check.kind = CheckKind::Postgres(DatabaseCheck {
+        user: None,
+        password: None,
+        database: None,
+    });
+    cluster
+}
+
+/// A primary on this timeline, or a replica.
+fn said(timeline: Option<u32>) -> Evidence {
+    Evidence::Postgres(PostgresEvidence {
+        is_in_recovery: timeline.is_none(),
+        is_writable: timeline.is_some(),
+        system_identifier: 7,
+        timeline: timeline.unwrap_or(1),
+        received_lsn: 100,
+        replayed_lsn: 100,
+        connections_used: 1,
+        connections_allowed: 100,
+    })
+}
+
+fn answer(world: &mut World, order: &Order, evidence: Evidence) {
+    let observation = Observation {
+        result: Ok(evidence),
+        duration: Duration::from_millis(1),
+    };
+    let now = world.moment();
+    let awaited = world.core.observe(order.id, order.number, observation, now);
+    assert!(awaited);
+    world.core.settle();
+}
+
+/// Those that are due now answer; by name.
+fn hear(world: &mut World, says: impl Fn(&str) -> Evidence) -> usize {
+    let orders = world.orders();
+    for order in &orders {
+        answer(world, order, says(&order.target.backend.name));
+    }
+    orders.len()
+}
+
+fn first_is_primary(name: &str) -> Evidence {
+    said((name == "db1").then_some(1))
+}
+
+fn order_for(orders: Vec<Order>, name: &str) -> Order {
+    let mut orders = orders.into_iter();
+    orders.find(|it| *it.target.backend.name == *name).unwrap()
+}
+
+/// Went wrong once: a probe that was asked before the demotion answered what traffic proved after it.
+#[test]
+fn an_answer_that_was_under_way_refutes_no_proof() {
+    let mut world = World::new(vec![asks_roles(cluster("a", &["db1", "db2"]))]);
+    assert_eq!(hear(&mut world, first_is_primary), 2);
+    world.now += SECOND * 2;
+    let order = order_for(world.orders(), "db1");
+    let now = world.moment();
+    world.core.report(order.id, Cause::ReadOnly, now);
+    assert_eq!(world.entry("db1").role, Role::Fenced);
+
+    answer(&mut world, &order, said(Some(1)));
+    assert_eq!(world.entry("db1").role, Role::Fenced, "it may be older");
+    world.now += Duration::from_millis(60);
+    assert!(
+        hear(&mut world, first_is_primary) > 0,
+        "asked again at once"
+    );
+    assert_eq!(world.entry("db1").role, Role::Primary);
+}
+
+/// Went wrong once: with `try_all`, sessions stayed on a dead primary while its replicas were up.
+#[test]
+fn a_missing_primary_is_no_panic() {
+    let mut config = asks_roles(cluster("a", &["db1", "db2"]));
+    config.failover.panic = Panic::TryAll;
+    let mut world = World::new(vec![config]);
+    let writes = Intent {
+        role: WantedRole::Primary,
+        ..Intent::ANY
+    };
+    let now = world.moment();
+    let known = world.core.clusters.get_mut("a").unwrap();
+    known.set_intents(vec![writes], now);
+    hear(&mut world, first_is_primary);
+    for _ in 0..20 {
+        world.now += SECOND;
+        for order in world.orders() {
+            if *order.target.backend.name == *"db1" {
+                world.answer(&order, Err(Cause::ConnectRefused));
+            } else {
+                answer(&mut world, &order, said(None));
+            }
+        }
+        world.core.settle();
+    }
+    assert_eq!(world.health("db1"), Health::Down);
+    assert_eq!(world.health("db2"), Health::Up);
+    let cause = Cause::BackendDead;
+    assert_eq!(
+        world.entry("db1").handle.fate(writes),
+        Fate::Sever { cause }
+    );
+}
+
+/// Went wrong once: the alarm went on for ever.
+#[test]
+fn a_split_brain_ends_with_a_check_that_tells_no_roles() {
+    let plain = cluster("a", &["db1", "db2"]);
+    let mut world = World::new(vec![asks_roles(plain.clone())]);
+    hear(&mut world, |_| said(Some(1)));
+    let is_split = |world: &World| world.core.cluster("a").unwrap().roles.is_split_brain;
+    assert!(is_split(&world));
+    world.apply(vec![plain]);
+    assert!(!is_split(&world));
+}
+
+/// Went wrong once: who was up by an earlier kind of check counted as heard, and the first that
+/// claimed was written to.
+#[test]
+fn a_check_that_begins_to_tell_roles_waits_for_everybody() {
+    let plain = cluster("a", &["db1", "db2"]);
+    let mut world = World::new(vec![plain.clone()]);
+    world.run(SECOND, up);
+    world.apply(vec![asks_roles(plain)]);
+    assert_eq!(world.health("db1"), Health::Up, "its readers go on");
+    let orders = world.orders();
+    assert_eq!(orders.len(), 2);
+    let stale = order_for(orders, "db1");
+    answer(&mut world, &stale, said(Some(1)));
+    assert_eq!(world.entry("db1").role, Role::Unknown);
+}
+
+/// Went wrong once: a stale primary with an address was written to while the other was looked up.
+#[test]
+fn a_name_that_is_looked_up_may_be_the_better_primary() {
+    let mut world = World::new(vec![asks_roles(cluster("a", &["db1", "db.x"]))]);
+    assert_eq!(hear(&mut world, first_is_primary), 1);
+    assert_eq!(world.entry("db1").role, Role::Unknown);
+    world.resolve("db.x", 2);
+    assert_eq!(hear(&mut world, |_| said(Some(2))), 1);
+    assert_eq!(world.entry("db1").role, Role::Fenced);
+    assert_eq!(world.entry("db.x").role, Role::Primary);
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_stops_nobody() {
+    let mut world = World::new(vec![asks_roles(cluster("a", &["db1", "db.x"]))]);
+    hear(&mut world, first_is_primary);
+    let now = world.moment();
+    world.core.resolved(&Name::from("db.x"), None, now);
+    assert_eq!(world.entry("db1").role, Role::Primary);
+}
+
+/// Went wrong once: until the next probe, nobody was over a limit that came with a reload.
+#[test]
+fn a_new_limit_of_lag_counts_at_once() {
+    let mut world = World::new(vec![asks_roles(cluster("a", &["db1", "db2"]))]);
+    let ahead = |name: &str| match first_is_primary(name) {
+        Evidence::Postgres(it) if name == "db1" => Evidence::Postgres(PostgresEvidence {
+            replayed_lsn: 5000,
+            ..it
+        }),
+        other => other,
+    };
+    for _ in 0..3 {
+        assert_eq!(hear(&mut world, ahead), 2);
+        world.now += SECOND * 2;
+    }
+    let limited = |bytes| Intent {
+        role: WantedRole::Replica,
+        max_lag: Some(MaxLag::Bytes(bytes)),
+        fallback: Fallback::Nobody,
+    };
+    let now = world.moment();
+    let known = world.core.clusters.get_mut("a").unwrap();
+    known.set_intents(vec![limited(1000), limited(100_000)], now);
+    assert_eq!(world.entry("db2").over, [MaxLag::Bytes(1000)]);
+    assert_eq!(world.entry("db1").over, []);
+}

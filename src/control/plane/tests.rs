@@ -1,0 +1,73 @@
+//! The plane's own bookkeeping: errands, links that rest.
+
+use super::*;
+use crate::control::evidence::Evidence;
+use crate::control::fixtures::cluster;
+use crate::control::fixtures::config;
+use crate::tls::TlsMaterial;
+use tokio::task::LocalSet;
+
+fn plane(backends: &[&str]) -> Plane {
+    let (_, commands) = mpsc::channel(1);
+    let (_, reports) = mpsc::channel(1);
+    let mut plane = Plane::new(
+        SharedTable::default(),
+        Arc::default(),
+        commands,
+        reports,
+        None,
+        Recorder::default(),
+    );
+    let applied = plane.apply(&Desired {
+        config: Arc::new(config(vec![cluster("a", backends)])),
+        tls: TlsMaterial::default(),
+    });
+    assert_eq!(applied, Ok(()));
+    plane
+}
+
+/// Went wrong once: nothing was asked again.
+#[tokio::test]
+async fn who_panics_on_an_errand_is_sent_again() {
+    let mut plane = plane(&["db1", "db.x"]);
+    let now = Instant::now();
+    let order = plane.core.start_due(now).unwrap();
+    let name = plane.discovery.start_due(now).unwrap();
+    assert_eq!(plane.next_due().filter(|due| *due <= now), None);
+    let (id, number) = (order.id, order.number);
+    let panics = async {
+        plane.spawn(Errand::Probe { id, number }, async { panic!("a probe") });
+        plane.spawn(Errand::Lookup(name), async { panic!("a lookup") });
+        for _ in 0..2 {
+            let ended = plane.tasks.join_next_with_id().await.unwrap();
+            plane.ended(ended);
+        }
+    };
+    LocalSet::new().run_until(panics).await;
+    assert!(plane.errands.is_empty());
+    assert!(plane.core.next_due().is_some(), "the probe");
+    assert!(plane.discovery.next_due().is_some(), "the lookup");
+}
+
+/// Went wrong once: its login stayed, and a smart shutdown of the database waited for it.
+#[test]
+fn a_probe_that_ends_in_maintenance_leaves_no_link() {
+    let mut plane = plane(&["db1"]);
+    let order = plane.core.start_due(Instant::now()).unwrap();
+    let now = Moment::now();
+    let state = AdminState::Maintenance;
+    plane.core.set_admin_state("a", "db1", state, now).unwrap();
+    let (recall, _recalled) = probe::recall();
+    plane.handle(Event::Probed {
+        id: order.id,
+        number: order.number,
+        target: order.target,
+        observation: Observation {
+            result: Ok(Evidence::Silent),
+            duration: Duration::ZERO,
+        },
+        complaint: None,
+        recall: Some(recall),
+    });
+    assert!(plane.recalls.is_empty());
+}

@@ -1,0 +1,621 @@
+//! Sessions as stories: what passed, and what the follower says of it.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::SessionState::Busy;
+use super::SessionState::Idle;
+use super::SessionState::InTransaction;
+use super::SessionState::Login;
+use super::SessionState::Unknown;
+use super::*;
+use crate::protocol::mysql::packet::MAX_PAYLOAD_BYTES;
+use crate::protocol::mysql::packet::message;
+use crate::protocol::mysql::packet::write_message;
+use crate::protocol::mysql::response::EofPacket;
+use crate::protocol::mysql::response::ServerError;
+
+const OLD: Capabilities = Capabilities::PROTOCOL_41;
+const DEPRECATED: Capabilities = Capabilities::DEPRECATE_EOF;
+const AUTOCOMMIT: Status = Status::AUTOCOMMIT;
+const IN_TRANSACTION: Status = Status(3);
+const MORE: u16 = 8;
+
+fn follower(capabilities: Capabilities) -> SessionFollower {
+    SessionFollower::after_login(capabilities, AUTOCOMMIT)
+}
+
+fn ok(status: Status) -> Vec<u8> {
+    OkPacket {
+        status,
+        affected_rows: 1 << 40,
+        last_insert_id: 1 << 60,
+        warnings: 0,
+    }
+    .encode()
+}
+
+/// The end of rows.
+fn end(capabilities: Capabilities, status: Status) -> Vec<u8> {
+    if !capabilities.has(DEPRECATED) {
+        let warnings = 0;
+        return EofPacket { warnings, status }.encode();
+    }
+    let mut payload = ok(status);
+    payload[0] = EOF_HEADER;
+    payload
+}
+
+fn error(code: u16, message: &str) -> Vec<u8> {
+    ServerError::new(code, *b"HY000", message).encode()
+}
+
+fn packets(payloads: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut sequence = 1;
+    for payload in payloads {
+        sequence = write_message(&mut out, sequence, payload);
+    }
+    out
+}
+
+fn command(code: u8, argument: &[u8]) -> Vec<u8> {
+    message(0, &[&[code], argument].concat())
+}
+
+fn query(sql: &str) -> Vec<u8> {
+    command(0x03, sql.as_bytes())
+}
+
+const DEFINITION: &[u8] = b"\x03def\0\0\0\x01a\x01a\x0c";
+
+fn result_set(capabilities: Capabilities, rows: usize, status: Status) -> Vec<Vec<u8>> {
+    let mut payloads = vec![vec![2], DEFINITION.to_vec(), DEFINITION.to_vec()];
+    if !capabilities.has(DEPRECATED) {
+        payloads.push(end(capabilities, status));
+    }
+    payloads.extend(vec![b"\x01x\xfb".to_vec(); rows]);
+    payloads.push(end(capabilities, status));
+    payloads
+}
+
+/// Passes a command and its answer; returns the state after it.
+fn exchange(follower: &mut SessionFollower, sent: &[u8], answer: &[Vec<u8>]) -> SessionState {
+    follower.on_client(sent);
+    assert_eq!(follower.state(), Busy);
+    let answer = packets(answer);
+    let (last, rest) = answer.split_last().unwrap();
+    follower.on_server(rest);
+    assert_eq!(follower.state(), Busy, "before the last byte");
+    follower.on_server(&[*last]);
+    follower.state()
+}
+
+#[test]
+fn transactions_are_seen_from_begin_to_commit() {
+    for capabilities in [OLD, DEPRECATED] {
+        let mut session = follower(capabilities);
+        assert_eq!(session.state(), Idle);
+        let begun = exchange(&mut session, &query("BEGIN"), &[ok(IN_TRANSACTION)]);
+        assert_eq!(begun, InTransaction);
+        let rows = result_set(capabilities, 3, IN_TRANSACTION);
+        let selected = exchange(&mut session, &query("SELECT a, b FROM t"), &rows);
+        assert_eq!(selected, InTransaction);
+        let committed = exchange(&mut session, &query("COMMIT"), &[ok(AUTOCOMMIT)]);
+        assert_eq!(committed, Idle);
+        let empty = result_set(capabilities, 0, AUTOCOMMIT);
+        assert_eq!(exchange(&mut session, &query("SELECT 1"), &empty), Idle);
+    }
+}
+
+#[test]
+fn a_command_is_busy_from_its_first_byte() {
+    let mut session = follower(OLD);
+    for byte in query("SELECT 1") {
+        session.on_client(&[byte]);
+        assert_eq!(session.state(), Busy);
+    }
+}
+
+#[test]
+fn several_results_are_one_answer() {
+    for capabilities in [OLD, DEPRECATED] {
+        let mut session = follower(capabilities);
+        let more = Status(AUTOCOMMIT.0 | MORE);
+        let answer = [
+            result_set(capabilities, 2, more),
+            vec![ok(more)],
+            result_set(capabilities, 1, more),
+            vec![ok(IN_TRANSACTION)],
+        ]
+        .concat();
+        let state = exchange(&mut session, &query("SELECT 1; CALL p()"), &answer);
+        assert_eq!(state, InTransaction);
+    }
+}
+
+#[test]
+fn an_error_leaves_a_plain_statement_idle_and_all_else_unknown() {
+    let syntax = || vec![error(1064, "syntax")];
+    for (sql, state) in [
+        ("INSERT INTO t VALUES (1)", Idle),
+        ("  \n select 1", Idle),
+        ("CALL p()", Unknown),
+        ("/*! CALL p() */", Unknown),
+        ("SELECTED", Unknown),
+        ("BEGIN NOT ATOMIC", Unknown),
+    ] {
+        let mut session = follower(OLD);
+        assert_eq!(
+            exchange(&mut session, &query(sql), &syntax()),
+            state,
+            "{sql}"
+        );
+        let ping = exchange(&mut session, &command(0x0e, b""), &[ok(AUTOCOMMIT)]);
+        assert_eq!(ping, Idle, "the next status is sure again");
+    }
+    let mut open = SessionFollower::after_login(OLD, IN_TRANSACTION);
+    let deadlock = [error(1213, "Deadlock found")];
+    let state = exchange(&mut open, &query("UPDATE t SET a = 1"), &deadlock);
+    assert_eq!(state, Unknown, "a deadlock rolls back, other errors do not");
+    let mut manual = SessionFollower::after_login(OLD, Status(0));
+    let state = exchange(&mut manual, &query("UPDATE t SET a = 1"), &syntax());
+    assert_eq!(state, Unknown, "without autocommit it may have begun one");
+    let mut later = follower(OLD);
+    let second_fails = [ok(Status(AUTOCOMMIT.0 | MORE)), error(1064, "syntax")];
+    let state = exchange(&mut later, &query("SELECT f(); CALL p()"), &second_fails);
+    assert_eq!(state, Unknown);
+}
+
+#[test]
+fn query_attributes_hide_the_statement_unless_there_are_none() {
+    let capabilities = OLD | Capabilities::QUERY_ATTRIBUTES;
+    for (argument, state) in [
+        (&b"\0\x01INSERT INTO t"[..], Idle),
+        (b"\x01\x01\0\x01INSERT", Unknown),
+        (b"INSERT INTO t", Unknown),
+    ] {
+        let mut session = follower(capabilities);
+        let failed = [error(1290, "--read-only")];
+        let sent = command(0x03, argument);
+        assert_eq!(exchange(&mut session, &sent, &failed), state);
+    }
+}
+
+#[test]
+fn errors_are_reported_with_what_they_prove() {
+    let mut session = follower(OLD);
+    session.on_client(&query("INSERT INTO t VALUES (1)"));
+    let text = "The MariaDB server is running with the --read-only option so it cannot execute \
+                this statement";
+    let seen = session.on_server(&packets(&[error(1290, text)]));
+    let proof = Some(Proof::ReadOnly);
+    assert_eq!(seen, [SeenError { code: 1290, proof }]);
+    session.on_client(&query("SELECT 1 INTO OUTFILE '/x'"));
+    let text = text.replace("read-only", "secure-file-priv");
+    let seen = session.on_server(&packets(&[error(1290, &text)]));
+    let proof = None;
+    assert_eq!(seen, [SeenError { code: 1290, proof }]);
+}
+
+#[test]
+fn an_idle_session_may_be_told_goodbye() {
+    let mut session = follower(OLD);
+    let seen = session.on_server(&message(0, &error(1053, "Server shutdown in progress")));
+    let proof = Some(Proof::ShuttingDown);
+    assert_eq!(seen, [SeenError { code: 1053, proof }]);
+    assert_eq!(session.state(), Unknown);
+    let mut confused = follower(OLD);
+    confused.on_server(&packets(&[ok(AUTOCOMMIT)]));
+    assert!(confused.is_transparent(), "an answer without a question");
+}
+
+#[test]
+fn progress_reports_of_mariadb_end_nothing() {
+    let mut session = follower(OLD);
+    session.on_client(&query("ALTER TABLE t ADD KEY (a)"));
+    let report = [&b"\xff\xff\xff\x01\x01\x02\0\0\0\x05stage"[..]].concat();
+    assert!(session.on_server(&packets(&[report])).is_empty());
+    assert_eq!(session.state(), Busy);
+    session.on_server(&message(2, &ok(AUTOCOMMIT)));
+    assert_eq!(session.state(), Idle);
+}
+
+#[test]
+fn a_prepared_statement_lives_through_its_commands() {
+    for capabilities in [OLD, DEPRECATED] {
+        let mut session = follower(capabilities);
+        let eof = || end(capabilities, AUTOCOMMIT);
+        let definition = || DEFINITION.to_vec();
+        let mut prepared = vec![b"\0\x01\0\0\0\x02\0\x01\0\0\0\0".to_vec(), definition()];
+        if !capabilities.has(DEPRECATED) {
+            prepared.push(eof());
+        }
+        prepared.extend([definition(), definition()]);
+        if !capabilities.has(DEPRECATED) {
+            prepared.push(eof());
+        }
+        let sent = command(0x16, b"SELECT a, b FROM t WHERE c = ?");
+        assert_eq!(exchange(&mut session, &sent, &prepared), Idle);
+        let bare = vec![b"\0\x02\0\0\0\0\0\0\0\0\0\0".to_vec()];
+        assert_eq!(
+            exchange(&mut session, &command(0x16, b"BEGIN"), &bare),
+            Idle
+        );
+
+        session.on_client(&command(0x18, b"\x01\0\0\0\0\0long data"));
+        assert_eq!(session.state(), Idle, "is not answered");
+        let mut rows = result_set(capabilities, 0, IN_TRANSACTION);
+        let last = rows.pop().unwrap();
+        rows.extend([b"\0\0\x01x\x01y".to_vec(), b"\0\x04\x01x".to_vec(), last]);
+        let sent = command(0x17, b"\x01\0\0\0\0\x01\0\0\0");
+        assert_eq!(exchange(&mut session, &sent, &rows), InTransaction);
+        session.on_client(&command(0x19, b"\x01\0\0\0"));
+        assert_eq!(session.state(), InTransaction, "is not answered");
+        let failed = [error(1213, "Deadlock found")];
+        assert_eq!(exchange(&mut session, &sent, &failed), Unknown);
+    }
+}
+
+#[test]
+fn a_cursor_keeps_a_session_from_being_idle() {
+    for capabilities in [OLD, DEPRECATED] {
+        let mut session = follower(capabilities);
+        let open = Status(AUTOCOMMIT.0 | Status::CURSOR_EXISTS.0);
+        let opened = [vec![1], DEFINITION.to_vec(), end(capabilities, open)];
+        let sent = command(0x17, b"\x01\0\0\0\x01\x01\0\0\0");
+        assert_eq!(exchange(&mut session, &sent, &opened), Unknown);
+        let fetch = command(0x1c, b"\x01\0\0\0\x0a\0\0\0");
+        let some = [b"\0\0\x01x".to_vec(), end(capabilities, open)];
+        assert_eq!(exchange(&mut session, &fetch, &some), Unknown);
+        let last = Status(AUTOCOMMIT.0 | Status::LAST_ROW_SENT.0);
+        let rest = [b"\0\0\x01x".to_vec(), end(capabilities, last)];
+        assert_eq!(exchange(&mut session, &fetch, &rest), Idle);
+    }
+}
+
+#[test]
+fn a_local_file_may_wrap_the_sequence_numbers() {
+    let mut session = follower(OLD);
+    session.on_client(&query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t"));
+    session.on_server(&message(1, b"\xfbx"));
+    assert_eq!(session.state(), Busy);
+    for sequence in 2..=600_u32 {
+        // Packets number 256 and 512 look like commands.
+        session.on_client(&message(sequence as u8, b"\x01rows"));
+    }
+    session.on_client(&message(89, b""));
+    assert_eq!(session.state(), Busy);
+    session.on_server(&message(90, &ok(AUTOCOMMIT)));
+    assert_eq!(session.state(), Idle);
+    assert_eq!(
+        exchange(&mut session, &query("BEGIN"), &[ok(IN_TRANSACTION)]),
+        InTransaction
+    );
+}
+
+#[test]
+fn pipelined_commands_are_answered_in_turn() {
+    let mut session = follower(DEPRECATED);
+    session.on_client(&[query("BEGIN"), query("SELECT 1"), query("COMMIT")].concat());
+    session.on_server(&packets(&[ok(IN_TRANSACTION)]));
+    assert_eq!(session.state(), Busy);
+    session.on_server(&packets(&result_set(DEPRECATED, 1, IN_TRANSACTION)));
+    assert_eq!(session.state(), Busy);
+    session.on_server(&packets(&[ok(AUTOCOMMIT)]));
+    assert_eq!(session.state(), Idle);
+    for _ in 0..MAX_PIPELINED {
+        session.on_client(&query("DO 1"));
+    }
+    assert!(!session.is_transparent());
+    session.on_client(&query("DO 1"));
+    assert!(session.is_transparent(), "a flood is not kept");
+}
+
+#[test]
+fn messages_of_16_megabytes_are_skipped() {
+    let mut session = follower(DEPRECATED);
+    let big = query(&"x".repeat(MAX_PAYLOAD_BYTES + 5));
+    for chunk in big.chunks(1 << 20) {
+        session.on_client(chunk);
+    }
+    let mut row = vec![0xfe];
+    row.extend_from_slice(&(1_u64 << 25).to_le_bytes());
+    row.resize(MAX_PAYLOAD_BYTES + 100, b'r');
+    let answer = [
+        vec![1],
+        DEFINITION.to_vec(),
+        row,
+        end(DEPRECATED, IN_TRANSACTION),
+    ];
+    let answer = packets(&answer);
+    for chunk in answer[..answer.len() - 1].chunks(1 << 20) {
+        session.on_server(chunk);
+        assert_eq!(session.state(), Busy);
+    }
+    session.on_server(&answer[answer.len() - 1..]);
+    assert_eq!(session.state(), InTransaction);
+}
+
+#[test]
+fn simple_commands_are_answered_by_one_packet() {
+    for capabilities in [OLD, DEPRECATED] {
+        let mut session = follower(capabilities);
+        for code in [0x02, 0x05, 0x06, 0x07, 0x0c, 0x0e, 0x1a, 0x1f] {
+            let sent = command(code, b"x");
+            assert_eq!(exchange(&mut session, &sent, &[ok(AUTOCOMMIT)]), Idle);
+        }
+        for code in [0x08, 0x0d, 0x1b] {
+            let answer = [end(capabilities, AUTOCOMMIT)];
+            assert_eq!(exchange(&mut session, &command(code, b"x"), &answer), Idle);
+        }
+        let statistics = [b"Uptime: 4711".to_vec()];
+        assert_eq!(
+            exchange(&mut session, &command(0x09, b""), &statistics),
+            Idle
+        );
+        let fields = [DEFINITION.to_vec(), end(capabilities, AUTOCOMMIT)];
+        assert_eq!(
+            exchange(&mut session, &command(0x04, b"t\0"), &fields),
+            Idle
+        );
+    }
+}
+
+#[test]
+fn replication_and_unknown_commands_are_not_followed() {
+    for code in [0x12, 0x13, 0x1e, 0x20, 0x21, 0x42, 0xfe, 0x00] {
+        let mut session = follower(OLD);
+        session.on_client(&command(code, b"\x04\0\0\0"));
+        assert_eq!(session.state(), Unknown, "{code:#x}");
+        assert!(session.is_transparent());
+    }
+    let mut session = follower(OLD);
+    session.on_client(&message(0, b""));
+    assert!(session.is_transparent(), "a short COM_CHANGE_USER or less");
+    let mut session = follower(OLD);
+    session.on_client(&message(1, b"\x03SELECT 1"));
+    assert!(session.is_transparent(), "no command starts at 1");
+}
+
+#[test]
+fn changing_the_user_is_a_login() {
+    let mut session = SessionFollower::after_login(OLD, IN_TRANSACTION);
+    session.on_client(&command(0x11, b"u\0"));
+    assert_eq!(session.state(), Login);
+    session.on_server(&message(
+        1,
+        b"\xfemysql_native_password\0abcdefghijklmnopqrst\0",
+    ));
+    session.on_client(&message(2, b"01234567890123456789"));
+    assert_eq!(session.state(), Login);
+    session.on_server(&message(3, &ok(AUTOCOMMIT)));
+    assert_eq!(session.state(), Idle);
+}
+
+#[test]
+fn mariadb_leaves_out_columns_that_the_client_knows() {
+    let capabilities = DEPRECATED | Capabilities::MARIADB_CACHE_METADATA;
+    let mut session = follower(capabilities);
+    let sent = command(0x17, b"\x01\0\0\0\0\x01\0\0\0");
+    let whole = [
+        vec![1, 1],
+        DEFINITION.to_vec(),
+        b"\0\0\x01x".to_vec(),
+        end(capabilities, AUTOCOMMIT),
+    ];
+    assert_eq!(exchange(&mut session, &sent, &whole), Idle);
+    let cached = [
+        vec![1, 0],
+        b"\0\0\x01x".to_vec(),
+        end(capabilities, IN_TRANSACTION),
+    ];
+    assert_eq!(exchange(&mut session, &sent, &cached), InTransaction);
+    session.on_client(&sent);
+    session.on_server(&packets(&[vec![1]]));
+    assert!(session.is_transparent(), "a count without the flag");
+}
+
+fn greeting(capabilities: Capabilities) -> Vec<u8> {
+    let greeting = Greeting {
+        server_version: "8.4.6".to_owned(),
+        connection_id: 1,
+        nonce: [7; 20],
+        capabilities,
+        character_set: 45,
+        status: AUTOCOMMIT,
+        auth_plugin: "caching_sha2_password".to_owned(),
+    };
+    message(0, &greeting.encode())
+}
+
+fn response(capabilities: Capabilities) -> Vec<u8> {
+    let fixed = SslRequest {
+        capabilities,
+        max_packet_bytes: 1 << 24,
+        character_set: 45,
+    };
+    message(1, &[&fixed.encode()[..], b"user\0\x03abc"].concat())
+}
+
+const CLIENT: Capabilities = Capabilities(
+    Capabilities::LONG_PASSWORD.0
+        | Capabilities::PROTOCOL_41.0
+        | Capabilities::SECURE_CONNECTION.0
+        | Capabilities::SSL.0,
+);
+
+#[test]
+fn a_login_is_followed_to_its_end() {
+    let all = Capabilities(0xFFFF_FFFF);
+    for (client, after) in [
+        (CLIENT, Idle),
+        (CLIENT | DEPRECATED, Idle),
+        (CLIENT | Capabilities::COMPRESS, Unknown),
+        (CLIENT | Capabilities::ZSTD_COMPRESSION, Unknown),
+        (CLIENT | Capabilities::OPTIONAL_RESULTSET_METADATA, Unknown),
+    ] {
+        let mut session = SessionFollower::new();
+        assert_eq!(session.state(), Login);
+        session.on_server(&greeting(all));
+        session.on_client(&response(client));
+        session.on_server(&message(
+            2,
+            b"\xfemysql_native_password\0abcdefghijklmnopqrst\0",
+        ));
+        session.on_client(&message(3, b""));
+        session.on_server(&message(4, b"\x01\x03"));
+        assert_eq!(session.state(), Login);
+        session.on_server(&message(5, &ok(AUTOCOMMIT)));
+        assert_eq!(session.state(), after, "{client:?}");
+        assert_eq!(session.is_transparent(), after == Unknown);
+        if after == Idle {
+            let capabilities = client & DEPRECATED;
+            let rows = result_set(capabilities, 1, IN_TRANSACTION);
+            let state = exchange(&mut session, &query("SELECT 1"), &rows);
+            assert_eq!(state, InTransaction);
+        }
+    }
+}
+
+#[test]
+fn compression_that_the_server_does_not_offer_is_not_used() {
+    let mut session = SessionFollower::new();
+    session.on_server(&greeting(CLIENT));
+    session.on_client(&response(CLIENT | Capabilities::COMPRESS | DEPRECATED));
+    session.on_server(&message(2, &ok(AUTOCOMMIT)));
+    assert_eq!(session.state(), Idle);
+    let rows = result_set(OLD, 1, IN_TRANSACTION);
+    assert_eq!(
+        exchange(&mut session, &query("SELECT 1"), &rows),
+        InTransaction
+    );
+}
+
+#[test]
+fn tls_from_end_to_end_is_not_followed() {
+    let mut session = SessionFollower::new();
+    session.on_server(&greeting(CLIENT));
+    let request = SslRequest {
+        capabilities: CLIENT,
+        max_packet_bytes: 1,
+        character_set: 45,
+    };
+    session.on_client(&message(1, &request.encode()));
+    assert!(session.is_transparent());
+    session.on_client(b"\x16\x03\x01\0\x05");
+    assert_eq!(session.state(), Unknown);
+}
+
+#[test]
+fn a_refused_login_tells_why() {
+    let mut session = SessionFollower::new();
+    let error = ServerError::new(1040, *b"08004", "Too many connections");
+    let seen = session.on_server(&message(0, &error.encode_as_first_packet()));
+    assert_eq!(seen.first().map(|seen| seen.code), Some(1040));
+    assert_eq!(session.state(), Login);
+    let mut session = SessionFollower::new();
+    session.on_server(b"\x05\0\0\0SSH-2");
+    assert!(session.is_transparent());
+}
+
+/// What a client may do, with the answer and the state after it.
+#[derive(Debug, Clone)]
+enum Act {
+    Statement { in_transaction: bool },
+    Select { rows: usize, in_transaction: bool },
+    Fails { is_plain: bool },
+    CloseStatement,
+    Statistics,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let flag = any::<bool>();
+    prop_oneof![
+        flag.prop_map(|in_transaction| Act::Statement { in_transaction }),
+        (0_usize..5, flag).prop_map(|(rows, in_transaction)| Act::Select {
+            rows,
+            in_transaction
+        }),
+        flag.prop_map(|is_plain| Act::Fails { is_plain }),
+        Just(Act::CloseStatement),
+        Just(Act::Statistics),
+    ]
+}
+
+impl Act {
+    /// Command, answer, and the state that is right after it.
+    fn play(
+        &self,
+        capabilities: Capabilities,
+        before: SessionState,
+    ) -> (Vec<u8>, Vec<Vec<u8>>, SessionState) {
+        let status = |open: bool| if open { IN_TRANSACTION } else { AUTOCOMMIT };
+        let after = |open: bool| if open { InTransaction } else { Idle };
+        match *self {
+            Self::Statement {
+                in_transaction: open,
+            } => (query("DO 1"), vec![ok(status(open))], after(open)),
+            Self::Select {
+                rows,
+                in_transaction: open,
+            } => {
+                let answer = result_set(capabilities, rows, status(open));
+                (query("SELECT a, b"), answer, after(open))
+            }
+            Self::Fails { is_plain } => {
+                let sql = if is_plain {
+                    "DELETE FROM t"
+                } else {
+                    "CALL p()"
+                };
+                let unchanged = is_plain && before == Idle;
+                let after = if unchanged { Idle } else { Unknown };
+                (query(sql), vec![error(1, "no")], after)
+            }
+            Self::CloseStatement => (command(0x19, b"\x01\0\0\0"), Vec::new(), before),
+            Self::Statistics => (command(0x09, b""), vec![b"Uptime".to_vec()], before),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_session_in_any_cut_is_followed(
+        acts in vec(act(), 1..12),
+        deprecated: bool,
+        chunk_bytes in 1_usize..60,
+    ) {
+        let capabilities = if deprecated { DEPRECATED } else { OLD };
+        let mut session = follower(capabilities);
+        let mut right = Idle;
+        for act in acts {
+            let (sent, answer, after) = act.play(capabilities, right);
+            for chunk in sent.chunks(chunk_bytes) {
+                session.on_client(chunk);
+            }
+            let answer = packets(&answer);
+            for chunk in answer.chunks(chunk_bytes) {
+                prop_assert_eq!(session.state(), Busy);
+                session.on_server(chunk);
+            }
+            prop_assert_eq!(session.state(), after, "{:?}", act);
+            right = after;
+        }
+    }
+
+    #[test]
+    fn random_packets_never_panic(
+        payloads in vec((any::<bool>(), vec(any::<u8>(), 0..30)), 0..20),
+        setup: u8,
+    ) {
+        let mut data = vec![setup];
+        for (from_server, payload) in payloads {
+            let sequence = u8::from(from_server);
+            let framed = message(sequence, &payload);
+            data.push((framed.len() as u8) << 1 | sequence);
+            data.extend_from_slice(&framed);
+        }
+        fuzz(&data);
+    }
+}

@@ -1,0 +1,48 @@
+//! What a session tells of its backend: a reason to ask it, never a verdict.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::cluster::Cause;
+use crate::cluster::WantedRole;
+use crate::proxy::Shared;
+use crate::proxy::dialect::Peer;
+use crate::report::Report;
+
+/// Between two reports of one session: a client that fails all the time proves nothing new.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reports what one session's answers prove.
+#[derive(Debug)]
+pub struct Witness {
+    peer: Peer,
+    shared: Arc<Shared>,
+    last_report: Option<Instant>,
+}
+
+impl Witness {
+    pub fn new(peer: Peer, shared: Arc<Shared>) -> Self {
+        Self {
+            peer,
+            shared,
+            last_report: None,
+        }
+    }
+
+    /// The session came to write: a read-only answer is news.
+    pub fn came_to_write(&self) -> bool {
+        self.peer.role == WantedRole::Primary
+    }
+
+    /// Tells the control plane, unless this session has just told something.
+    pub fn report(&mut self, cause: Cause) {
+        let now = Instant::now();
+        let is_due = |last: Instant| now.saturating_duration_since(last) >= REPORT_INTERVAL;
+        if self.last_report.is_none_or(is_due) {
+            self.last_report = Some(now);
+            let backend = self.peer.backend.id;
+            self.shared.reporter.send(Report { backend, cause });
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Evergate in front of a real Patroni: it follows the leader, and nobody else.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::support::Watchdog;
+use crate::support::client::Dialect;
+use crate::support::evergate::Evergate;
+use crate::support::http;
+use crate::support::patroni::PatroniCluster;
+use crate::support::patroni::PatroniNode;
+use crate::support::ports::free_addr;
+use crate::support::verdict::Verdict;
+use crate::support::wait_until;
+use crate::support::workload::OracleWriter;
+use crate::support::workload::Workload;
+
+const LIMIT: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A write listener in front of all nodes.
+fn file(cluster: &PatroniCluster, bind: SocketAddr) -> String {
+    let backends = cluster.nodes().iter().map(|node| {
+        let (name, addr) = (node.name(), node.addr());
+        format!("      - {{name: {name}, address: \"{addr}\"}}\n")
+    });
+    let backends: String = backends.collect();
+    let port = cluster.node(0).rest().port();
+    format!(
+        "
+log: {{level: debug, format: json}}
+clusters:
+  orders:
+    protocol: postgres
+    backends:
+{backends}
+    health_check: {{user: postgres, interval: 500ms, timeout: 400ms}}
+    failover:
+      hold: {{for: 25s, max_sessions: 100}}
+      authority: {{kind: patroni, port: {port}}}
+listeners:
+  writes: {{bind: \"{bind}\", cluster: orders, role: primary, protocol: tcp}}
+"
+    )
+}
+
+/// Waits until Evergate was told that this node leads.
+#[track_caller]
+fn names(evergate: &Evergate, node: &PatroniNode) {
+    let leader = format!("\"leader\":\"{}\"", node.addr());
+    wait_until(PATIENCE, &leader, || {
+        let mut lines = evergate.log_lines().into_iter().rev();
+        let last = lines.find(|line| line.contains("\"leader\":"));
+        last.is_some_and(|line| line.contains(&leader))
+    });
+}
+
+/// Row B18: Patroni's REST API answers with errors, and its primary goes on in failsafe mode.
+#[test]
+fn without_etcd_the_primary_of_failsafe_mode_is_written_to_all_the_while() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let cluster = PatroniCluster::start();
+    let leader = cluster.leader();
+    let json = [("Content-Type", "application/json")];
+    let body = br#"{"failsafe_mode": true}"#;
+    let patched = http::request(leader.rest(), "PATCH", "/config", &json, body);
+    assert_eq!(patched.expect("Patroni answers").status, 200);
+    wait_until(PATIENCE, "the members of failsafe mode", || {
+        let key = cluster
+            .etcd()
+            .etcdctl(&["get", "/service/evergate/failsafe"]);
+        ["n1", "n2", "n3"].iter().all(|name| {
+            let text = String::from_utf8_lossy(&key.stdout);
+            text.contains(&format!("\"{name}\""))
+        })
+    });
+    let bind = free_addr();
+    let evergate = Evergate::start(&file(&cluster, bind));
+    names(&evergate, leader);
+    let workload = Workload::through(Dialect::Postgres, bind).start();
+    workload.wait_for_writes(100);
+
+    cluster.etcd().freeze();
+    evergate.wait_for_log("the authority is silent");
+    // It cannot renew its lock, and leads all the same.
+    wait_until(PATIENCE, "failsafe mode", || {
+        leader.log().contains("failsafe mode is enabled")
+    });
+    workload.wait_for_writes(1000);
+    cluster.etcd().thaw();
+    let silent = |line: &String| line.contains("the authority is silent");
+    wait_until(PATIENCE, "the authority speaks again", || {
+        let lines = evergate.log_lines();
+        let silence = lines.iter().rposition(silent);
+        let word = lines
+            .iter()
+            .rposition(|line| line.contains("names a leader"));
+        word > silence
+    });
+    workload.wait_for_writes(100);
+    let verdict = workload.finish().verdict(cluster.leader().addr());
+    verdict.expect_intact();
+    assert!(verdict.errors.is_empty(), "{verdict}");
+    println!("failsafe: {verdict}");
+    assert_eq!(cluster.leader().timeline(), 1);
+}
+
+#[test]
+fn writes_follow_patronis_leader() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let cluster = PatroniCluster::start();
+    let bind = free_addr();
+    let evergate = Evergate::start(&file(&cluster, bind));
+    let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.addr()).collect();
+    names(&evergate, cluster.node(0));
+    let workload = Workload::through(Dialect::Postgres, bind).start();
+    let oracle = OracleWriter::start(Dialect::Postgres, &nodes);
+    workload.wait_for_writes(100);
+
+    // Planned.
+    cluster.switch_over_to(cluster.node(1));
+    workload.wait_for_writes(100);
+    names(&evergate, cluster.node(1));
+    let (planned, baseline) = (workload.finish(), oracle.finish());
+    let primary = cluster.leader().addr();
+    let (planned, baseline) = (planned.verdict(primary), baseline.verdict(primary));
+    planned.expect_intact();
+    println!(
+        "switchover: {planned}; added {:?}",
+        planned.added_outage(&baseline)
+    );
+    expect_few_errors(&planned);
+
+    // The machine of the leader dies.
+    cluster.wait_until_complete();
+    let launch = Workload::through(Dialect::Postgres, bind).table("more");
+    let workload = launch.start();
+    workload.wait_for_writes(100);
+    let dead = cluster.kill_leader();
+    cluster.expire_the_leader();
+    workload.wait_for_writes(100);
+    let next = cluster.leader();
+    assert_ne!(next.name(), dead.name());
+    names(&evergate, next);
+
+    // It comes back, and gets no write before it is a replica, or ever.
+    dead.start();
+    cluster.wait_until_complete();
+    workload.wait_for_writes(100);
+    let unplanned = workload.finish().verdict(cluster.leader().addr());
+    unplanned.expect_none_doubled();
+    println!("kill: {unplanned}");
+    expect_few_errors(&unplanned);
+}
+
+/// A `tcp` listener relays what a server says that has begun to shut down a moment ago: each of
+/// the four writers may come back to it once or twice before Evergate has heard.
+#[track_caller]
+fn expect_few_errors(verdict: &Verdict) {
+    assert_eq!(verdict.read_only_errors, 0, "{verdict}");
+    assert!(verdict.failed_statements <= 4, "{verdict}");
+    assert!(verdict.failed_connections <= 8, "{verdict}");
+}

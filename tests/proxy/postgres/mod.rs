@@ -1,0 +1,11 @@
+//! PostgreSQL listeners in session mode, with real servers and clients where they will do, and
+//! with peers of our own where nobody real behaves like that.
+
+mod cancel;
+mod cases;
+mod endings;
+mod evil;
+mod refusals;
+mod sessions;
+mod tls;
+mod wire;
