@@ -114,6 +114,7 @@ fn config(policy: Policy) -> Arc<ClusterConfig> {
         },
         tls: None,
         send_proxy_protocol: false,
+        http: None,
     })
 }
 

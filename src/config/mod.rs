@@ -7,6 +7,7 @@
 mod diagnostic;
 mod env;
 mod file;
+mod http;
 mod include;
 mod keys;
 mod reader;
@@ -33,6 +34,23 @@ pub use diagnostic::Diagnostic;
 pub use diagnostic::Diagnostics;
 pub use diagnostic::Place;
 pub use diagnostic::Severity;
+pub use http::AccessLogConfig;
+pub use http::HeaderMatch;
+pub use http::HeaderRules;
+pub use http::HedgeConfig;
+pub use http::HostPattern;
+pub use http::HttpClusterConfig;
+pub use http::HttpLimits;
+pub use http::HttpListenerConfig;
+pub use http::HttpRoute;
+pub use http::HttpVersion;
+pub use http::OutlierConfig;
+pub use http::PathPattern;
+pub use http::PoolConfig;
+pub use http::RateLimit;
+pub use http::RetryConfig;
+pub use http::RouteActions;
+pub use http::StickyConfig;
 pub use watch::FileWatcher;
 
 use crate::cluster::Name;
@@ -123,6 +141,8 @@ pub struct ClusterConfig {
     pub connect: ConnectConfig,
     pub tls: Option<BackendTlsConfig>,
     pub send_proxy_protocol: bool,
+    /// `Some` exactly for `protocol: http`.
+    pub http: Option<Arc<HttpClusterConfig>>,
 }
 
 /// What the backends of a cluster speak.
@@ -132,6 +152,8 @@ pub enum Protocol {
     Postgres,
     MySql,
     Redis,
+    /// HTTP/1.1 and HTTP/2, request by request.
+    Http,
 }
 
 /// One server of a cluster.
@@ -266,6 +288,11 @@ pub enum HashKey {
     Database,
     /// A parameter of PostgreSQL's startup message, or a setting in its `options`.
     StartupParameter(Name),
+    /// Of a request: the value of a header, of a cookie, of a query parameter, or the path.
+    Header(::http::HeaderName),
+    Cookie(Name),
+    Query(Name),
+    Path,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -455,6 +482,8 @@ pub struct ListenerConfig {
     pub keepalive: KeepaliveConfig,
     /// Length of the kernel's accept queue.
     pub backlog: u32,
+    /// `Some` exactly for `protocol: http`.
+    pub http: Option<Arc<HttpListenerConfig>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

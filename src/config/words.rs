@@ -13,6 +13,7 @@ impl Protocol {
             Self::Postgres => "postgres",
             Self::MySql => "mysql",
             Self::Redis => "redis",
+            Self::Http => "http",
         }
     }
 }
@@ -50,6 +51,10 @@ impl fmt::Display for HashKey {
             Self::User => formatter.write_str("user"),
             Self::Database => formatter.write_str("database"),
             Self::StartupParameter(name) => write!(formatter, "startup:{name}"),
+            Self::Header(name) => write!(formatter, "header:{name}"),
+            Self::Cookie(name) => write!(formatter, "cookie:{name}"),
+            Self::Query(name) => write!(formatter, "query:{name}"),
+            Self::Path => formatter.write_str("path"),
         }
     }
 }

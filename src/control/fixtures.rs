@@ -98,6 +98,7 @@ pub fn cluster(name: &str, backends: &[&str]) -> ClusterConfig {
         },
         tls: None,
         send_proxy_protocol: false,
+        http: None,
     }
 }
 

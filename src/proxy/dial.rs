@@ -99,7 +99,7 @@ async fn connect(target: &Target) -> Result<Transport, DialError> {
     };
     match target.protocol {
         Protocol::Postgres => postgres::ask_for_tls(&mut tcp).await?,
-        Protocol::Tcp | Protocol::MySql | Protocol::Redis => {}
+        Protocol::Tcp | Protocol::MySql | Protocol::Redis | Protocol::Http => {}
     }
     match tls.connect(config, target.address, tcp).await {
         Ok(stream) => Ok(Transport::Backend(Box::new(stream))),

@@ -109,6 +109,7 @@ pub async fn greet(
         // TLS, too, comes after the server's greeting.
         Protocol::MySql => true,
         Protocol::Tcp | Protocol::Redis => entry.tls.is_none() && config.routes.is_empty(),
+        Protocol::Http => entry.tls.is_none(),
         Protocol::Postgres => false,
     };
     if config.proxy_protocol.is_none() && is_silent {
@@ -163,7 +164,7 @@ pub async fn negotiate(
         }
     }
     match entry.config.protocol {
-        Protocol::Tcp | Protocol::Redis => open_opaque(tcp, origin, entry).await,
+        Protocol::Tcp | Protocol::Redis | Protocol::Http => open_opaque(tcp, origin, entry).await,
         Protocol::MySql => Ok(Greeted {
             client: Transport::Plain(tcp),
             first_bytes: Vec::new(),
@@ -179,7 +180,7 @@ fn silent_dialect(protocol: Protocol) -> Dialect {
     match protocol {
         Protocol::Redis => Dialect::Redis,
         Protocol::MySql => Dialect::MySql,
-        Protocol::Tcp | Protocol::Postgres => Dialect::Opaque,
+        Protocol::Tcp | Protocol::Postgres | Protocol::Http => Dialect::Opaque,
     }
 }
 

@@ -350,7 +350,7 @@ fn admit(door: &Door, client: TcpStream, peer: SocketAddr) {
                     shared.door_refusals.say(client, words);
                 }
             }
-            Protocol::Tcp | Protocol::Redis => {}
+            Protocol::Tcp | Protocol::Redis | Protocol::Http => {}
         }
         return;
     }

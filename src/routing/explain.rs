@@ -155,6 +155,10 @@ fn key(key: &HashKey, source: KeySource<'_>) -> Key {
             let parameter = source.login.parameter;
             parameter.map(|it| ("startup_parameter", it.to_owned()))
         }
+        HashKey::Header(_) => source.login.parameter.map(|it| ("header", it.to_owned())),
+        HashKey::Cookie(_) => source.login.parameter.map(|it| ("cookie", it.to_owned())),
+        HashKey::Query(_) => source.login.parameter.map(|it| ("query", it.to_owned())),
+        HashKey::Path => source.login.parameter.map(|it| ("path", it.to_owned())),
     };
     let (name, value) = named.unwrap_or(("client_ip", client));
     Key {

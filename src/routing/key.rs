@@ -50,7 +50,11 @@ pub fn hash_key(key: &HashKey, source: KeySource<'_>) -> u64 {
         }
         HashKey::User => login.user,
         HashKey::Database => login.database,
-        HashKey::StartupParameter(_) => login.parameter,
+        HashKey::StartupParameter(_)
+        | HashKey::Header(_)
+        | HashKey::Cookie(_)
+        | HashKey::Query(_)
+        | HashKey::Path => login.parameter,
     };
     match word {
         Some(word) => xxh3_64_with_seed(word.as_bytes(), WORD_SEED),

@@ -47,6 +47,7 @@ fn listener(name: &str, tls: ListenerTlsConfig) -> ListenerConfig {
             user_timeout: Duration::ZERO,
         },
         backlog: 1,
+        http: None,
     }
 }
 

@@ -20,7 +20,7 @@ pub(in crate::config) static CLUSTER: Section = Section {
     keys: &[
         key(
             "protocol",
-            Kind::Choice(&["tcp", "postgres", "mysql", "redis"]),
+            Kind::Choice(&["tcp", "http", "postgres", "mysql", "redis"]),
             Is("tcp"),
             "What the backends speak; `tcp` relays any protocol over TCP.",
         ),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -47,6 +48,7 @@ pub(super) fn read(
         "postgres" => Protocol::Postgres,
         "mysql" => Protocol::MySql,
         "redis" => Protocol::Redis,
+        "http" => Protocol::Http,
         _ => Protocol::Tcp,
     };
     let tls = read_tls(sources, cluster);
@@ -64,6 +66,7 @@ pub(super) fn read(
         connect: read_connect(sources, cluster),
         tls,
         send_proxy_protocol,
+        http: (protocol == Protocol::Http).then(Arc::default),
     }
 }
 
@@ -234,11 +237,16 @@ fn refuse_unknown_login(
 ) {
     let because = match (key, protocol) {
         (HashKey::ClientIp | HashKey::ClientIpPort, _) | (_, Protocol::Postgres) => return,
-        (HashKey::Sni, Protocol::Tcp | Protocol::Redis) => return,
+        (HashKey::Sni, Protocol::Tcp | Protocol::Redis | Protocol::Http) => return,
+        (
+            HashKey::Header(_) | HashKey::Cookie(_) | HashKey::Query(_) | HashKey::Path,
+            Protocol::Http,
+        ) => return,
         (_, Protocol::MySql) => {
             "a MySQL server speaks first, so the backend is chosen before the client says a word"
         }
         (_, Protocol::Redis) => "a Redis client may log in at any time, or never",
+        (_, Protocol::Http) => "a request has no login",
         (_, Protocol::Tcp) => "nothing is known of what a `tcp` cluster speaks",
     };
     let help = match protocol {

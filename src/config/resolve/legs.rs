@@ -120,6 +120,10 @@ fn refuse_passthrough(sources: &mut Sources, at: At, protocol: Protocol, cluster
             "Redis' TLS cannot pass through, or no answer could be read".to_owned(),
             "end TLS here with `tls: {cert_file: …, key_file: …}`, or write `protocol: tcp`",
         ),
+        Protocol::Http => (
+            "TLS cannot pass through a listener that reads requests".to_owned(),
+            "end TLS here with `tls: {cert_file: …, key_file: …}`, or write `protocol: tcp`",
+        ),
         Protocol::Tcp => (
             "TLS passes through a `tcp` listener anyway".to_owned(),
             "remove `tls`, or write `protocol: postgres` in the cluster",

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -95,6 +96,7 @@ pub(super) fn read(
         handshake_timeout,
         keepalive,
         backlog,
+        http: (protocol == Some(Protocol::Http)).then(Arc::default),
     };
     Read {
         config,

@@ -199,6 +199,10 @@ pub(super) fn refuse_unknown(
                 ),
                 "give each cluster a listener of its own",
             ),
+            (Protocol::Http, ..) => (
+                format!("`{condition}` is not known of a request"),
+                "route by `host`, `path`, `method` or `header`",
+            ),
             (Protocol::Tcp, ..) => (
                 format!("`{condition}` is not known: this listener relays bytes unseen"),
                 "write `protocol: postgres` in its clusters, and none in the listener",

@@ -239,5 +239,6 @@ fn listener(port: usize, intent: Intent) -> ListenerConfig {
             user_timeout: Duration::ZERO,
         },
         backlog: 10,
+        http: None,
     }
 }

@@ -76,6 +76,7 @@ fn config(policy: Policy) -> ClusterConfig {
         },
         tls: None,
         send_proxy_protocol: false,
+        http: None,
     }
 }
 
