@@ -17,6 +17,7 @@ mod redis;
 mod registry;
 mod relay;
 mod route;
+mod seek;
 mod session;
 mod transport;
 mod witness;

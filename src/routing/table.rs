@@ -150,8 +150,38 @@ impl ClusterTable {
         request: &PickRequest<'_>,
         random: &mut fastrand::Rng,
     ) -> Result<(&BackendEntry, ConnectionGuard), PickError> {
+        let (backend, guard) = self.pick_place(request, random)?;
+        Ok((&self.backends[backend], guard))
+    }
+
+    /// As [`Self::pick`]; returns the backend's position in `backends`.
+    ///
+    /// # Errors
+    /// As for [`Self::pick`].
+    pub fn pick_place(
+        &self,
+        request: &PickRequest<'_>,
+        random: &mut fastrand::Rng,
+    ) -> Result<(usize, ConnectionGuard), PickError> {
         self.with_tiers(request.intent, |tiers| self.pick_of(tiers, request, random))
-            .map(|(backend, guard)| (&self.backends[backend], guard))
+    }
+
+    /// Takes a place on this backend, if it may be picked and has one; returns its position.
+    pub fn pick_this(
+        &self,
+        wanted: BackendId,
+        request: &PickRequest<'_>,
+    ) -> Option<(usize, ConnectionGuard)> {
+        if request.tried.contains(&wanted) {
+            return None;
+        }
+        self.with_tiers(request.intent, |tiers| {
+            let groups = tiers.iter().flat_map(|tier| &tier.groups);
+            let mut places = groups.flat_map(|group| &group.places);
+            let place = places.find(|place| place.handle.id == wanted)?;
+            let guard = place.handle.acquire(place.max_connections)?;
+            Some((place.backend, guard))
+        })
     }
 
     fn pick_of(
