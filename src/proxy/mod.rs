@@ -7,6 +7,7 @@ mod dialect;
 mod flow;
 mod handshake;
 mod hold;
+mod http;
 mod in_force;
 mod listener;
 mod mysql;

@@ -81,6 +81,11 @@ impl Found {
         &self.cluster.backends[self.backend]
     }
 
+    /// The table's cluster, the backend's position in it, the place.
+    pub fn into_parts(self) -> (Arc<ClusterTable>, usize, Place) {
+        (self.cluster, self.backend, self.place)
+    }
+
     pub fn max_attempts(&self) -> usize {
         self.cluster.config.connect.attempts.get() as usize
     }
