@@ -15,6 +15,7 @@ use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
 use crate::routing::ListenerEntry;
 use crate::routing::ListenerHandle;
+use crate::routing::RateLimiters;
 use crate::routing::RoutingTable;
 use crate::shutdown::Stage;
 use std::os::unix::fs::PermissionsExt;
@@ -456,6 +457,7 @@ fn table_with_one_backend() -> RoutingTable {
         config: config.listeners[0].clone(),
         handle: Arc::new(ListenerHandle::new("front".into())),
         tls: None,
+        rates: RateLimiters::default(),
     };
     RoutingTable {
         clusters: [(name, Arc::new(cluster))].into(),

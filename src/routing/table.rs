@@ -24,6 +24,7 @@ use crate::routing::handle::ConnectionGuard;
 use crate::routing::handle::ListenerHandle;
 use crate::routing::key::KeySource;
 use crate::routing::key::hash_key;
+use crate::routing::rate::RateLimiters;
 use crate::tls::TlsAcceptor;
 use crate::tls::TlsConnector;
 
@@ -44,6 +45,8 @@ pub struct ListenerEntry {
     pub config: ListenerConfig,
     pub handle: Arc<ListenerHandle>,
     pub tls: Option<TlsAcceptor>,
+    /// Of the HTTP routes.
+    pub rates: RateLimiters,
 }
 
 /// One cluster at one moment, with its balancers built.
