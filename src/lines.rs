@@ -264,5 +264,13 @@ impl Writer {
     }
 }
 
+/// What could start a new line or steer a terminal: controls (C0, DEL, C1), line
+/// separators, and the marks that reorder text on a screen.
+pub fn is_steering(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}')
+        || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 #[cfg(test)]
 mod tests;

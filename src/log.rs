@@ -35,6 +35,7 @@ use crate::config::LogConfig;
 use crate::config::LogFormat;
 use crate::config::LogLevel;
 use crate::lines::Lines;
+use crate::lines::is_steering;
 
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -193,13 +194,6 @@ fn one_line(event: &[u8]) -> Vec<u8> {
     }
     line.push('\n');
     line.into_bytes()
-}
-
-/// Controls (C0, DEL, C1), line separators, and the marks that reorder text on a screen.
-fn is_steering(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}')
-        || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `message name=value …` where a value cannot pass for more than one.
