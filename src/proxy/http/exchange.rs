@@ -6,20 +6,27 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderValue;
 use http::Request;
 use http::Response;
 use http::StatusCode;
+use http::Version;
+use http::header;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
+use crate::cluster::BackendId;
 use crate::cluster::Cause;
 use crate::cluster::Phase;
 use crate::config::ClusterConfig;
 use crate::config::HttpVersion;
 use crate::config::Intent;
 use crate::net;
+use crate::protocol::http::problem;
+use crate::protocol::http::problem::Asked;
+use crate::protocol::http::problem::Problem;
 use crate::proxy::dial;
 use crate::proxy::dial::DialError;
 use crate::proxy::dial::Target;
@@ -34,6 +41,8 @@ use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
 use crate::proxy::http::prepare;
 use crate::proxy::http::prepare::Prepared;
+use crate::proxy::http::prepare::Wanted;
+use crate::proxy::http::prepare::problem_of;
 use crate::proxy::http::upstream;
 use crate::proxy::http::upstream::BackendIo;
 use crate::proxy::http::upstream::Upstream;
@@ -55,11 +64,17 @@ pub async fn answer(
     link: Arc<Link>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let in_flight = link.begin();
-    let answered = match prepare::prepare(request, &link) {
+    let mut wanted = Wanted::default();
+    let is_one = request.version() < Version::HTTP_2;
+    let answered = match prepare::prepare(request, &link, &mut wanted) {
         Ok((prepared, request)) => Exchange::new(&link, &prepared).run(request).await,
-        Err(cause) => Err(cause),
+        Err(problem) => Err(problem),
     };
-    let response = answered.unwrap_or_else(own_answer);
+    let mut response = answered.unwrap_or_else(|problem| own_answer(problem, &wanted, is_one));
+    if is_one && link.cell.grace().is_some() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     Ok(response.map(|source| ResponseBody::new(source, in_flight)))
 }
 
@@ -113,6 +128,11 @@ impl Asker for Asking<'_> {
     fn tells_full(&self) -> bool {
         false
     }
+
+    fn prefers(&self, cluster: &ClusterTable) -> Option<BackendId> {
+        let backend = cluster.backends.get(self.prepared.sticky?)?;
+        Some(backend.handle.id)
+    }
 }
 
 impl<'a> Exchange<'a> {
@@ -120,7 +140,7 @@ impl<'a> Exchange<'a> {
         Self { link, prepared }
     }
 
-    async fn run(self, mut request: Request<RequestBody>) -> Result<Response<Source>, Cause> {
+    async fn run(self, mut request: Request<RequestBody>) -> Result<Response<Source>, Problem> {
         let asking = Asking {
             link: self.link,
             prepared: self.prepared,
@@ -131,7 +151,7 @@ impl<'a> Exchange<'a> {
         // Only what may be sent twice is worth a copy.
         let copy = (retries > 0).then(|| again(&request)).flatten();
         loop {
-            let found = seeker.next().await.map_err(|end| end.cause)?;
+            let found = seeker.next().await.map_err(|end| problem_of(end.cause))?;
             let backend = found.place.backend().id;
             match self.attempt(&mut seeker, found, request).await {
                 Ok(response) => {
@@ -139,11 +159,11 @@ impl<'a> Exchange<'a> {
                     return Ok(response);
                 }
                 Err(Failed::Unsent(back)) => request = back,
-                Err(Failed::Late) => return Err(Cause::AnswerTimeout),
+                Err(Failed::Late) => return Err(Problem::BackendTimeout),
                 Err(Failed::Sent(cause)) => {
                     let next = copy.as_ref().filter(|_| retries > 0).and_then(again);
                     let Some(next) = next else {
-                        return Err(cause);
+                        return Err(problem_of(cause));
                     };
                     retries -= 1;
                     seeker.tried.push(backend);
@@ -181,7 +201,11 @@ impl<'a> Exchange<'a> {
             let config = Arc::clone(&cluster.config);
             let mut lease = Lease::new(upstream, config, Arc::clone(pool), place);
             match self.send(&mut lease, request).await {
-                Ok(response) => return self.answered(response, lease).await,
+                Ok(mut response) => {
+                    let by = (self.prepared, &**self.link);
+                    prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
+                    return self.answered(response, lease).await;
+                }
                 Err(Failed::Unsent(back)) => request = back,
                 Err(failed) => return Err(failed),
             }
@@ -228,16 +252,15 @@ impl<'a> Exchange<'a> {
     async fn send(
         &self,
         lease: &mut Lease,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
         let Some(upstream) = lease.upstream() else {
             return Err(Failed::Unsent(request));
         };
         upstream.cell.count_request();
-        prepare::address(&mut request, &upstream.sender, self.prepared);
         let sent = Instant::now();
         let sending = upstream.sender.send(request);
-        let answered = match self.prepared.timeout {
+        let answered = match self.prepared.timeout() {
             None => sending.await,
             Some(limit) => match timeout(limit, sending).await {
                 Ok(answered) => answered,
@@ -277,7 +300,7 @@ impl<'a> Exchange<'a> {
             return self.upgrade(response, lease).await;
         }
         prepare::forward_back(&mut response, self.prepared);
-        let timeout = self.prepared.body_timeout;
+        let timeout = self.prepared.config.limits.body_timeout;
         Ok(response
             .map(|incoming| Source::Backend(Box::new(BackendBody::new(incoming, timeout, lease)))))
     }
@@ -287,7 +310,7 @@ impl<'a> Exchange<'a> {
         mut response: Response<Incoming>,
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
-        if !self.prepared.wants_upgrade {
+        if !prepare::may_switch(&response, self.prepared) {
             return Err(Failed::Sent(Cause::BadProtocol));
         }
         let upgraded = hyper::upgrade::on(&mut response).await;
@@ -339,6 +362,15 @@ fn version(config: &ClusterConfig) -> HttpVersion {
 }
 
 /// What the proxy says itself.
-fn own_answer(cause: Cause) -> Response<Source> {
-    prepare::problem(cause).map(|bytes| Source::Own(Full::new(bytes)))
+fn own_answer(problem: Problem, wanted: &Wanted, is_one: bool) -> Response<Source> {
+    let asked = Asked {
+        form: wanted.form,
+        request_id: wanted.request_id.as_ref(),
+    };
+    let mut response = problem::answer(problem, asked, None);
+    if is_one && problem.closes() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response.map(|bytes| Source::Own(Full::new(bytes)))
 }

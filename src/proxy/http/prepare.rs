@@ -35,16 +35,15 @@ use crate::protocol::http::via;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::link::Link;
 use crate::routing::ClusterTable;
+use crate::routing::HttpRequestView;
 use crate::routing::ListenerEntry;
-use crate::routing::http::HttpRequestView;
-use crate::routing::http::request_key;
-use crate::routing::http::route_http;
+use crate::routing::request_key;
+use crate::routing::route_http;
 
 /// What is known of a request beside what is sent on.
 #[derive(Debug)]
 pub struct Prepared {
     pub cluster: Name,
-    pub entry: Arc<ListenerEntry>,
     /// Position among the listener's routes.
     pub route: Option<usize>,
     pub config: Arc<HttpListenerConfig>,
@@ -57,7 +56,6 @@ pub struct Prepared {
     /// Further attempts after one that may have been acted on.
     pub retries: u32,
     pub hop: Hop,
-    pub method: Method,
     pub version: HttpVersion,
 }
 
@@ -126,15 +124,15 @@ pub fn prepare(
         client: SocketAddr::new(client, link.origin.client.port()),
         hashed: seen.hashed,
         sticky: seen.sticky,
-        retries: seen.retries.min(match message::is_idempotent(&parts.method) {
-            true => u32::MAX,
-            false => 0,
-        }),
+        retries: seen
+            .retries
+            .min(match message::is_idempotent(&parts.method) {
+                true => u32::MAX,
+                false => 0,
+            }),
         version: seen.version,
         hop,
-        method: parts.method.clone(),
         config,
-        entry,
     };
     if let Some(actions) = prepared.actions() {
         let wanted = &actions.request_headers;
