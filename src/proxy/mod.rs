@@ -76,6 +76,7 @@ pub struct Shared {
     pub cancel_keys: Arc<CancelKeys>,
     pub door_refusals: Arc<DoorRefusals>,
     workers: Vec<Arc<Worker>>,
+    started: Instant,
     active: AtomicUsize,
     last_session_id: AtomicU64,
 }
@@ -110,6 +111,11 @@ impl Shared {
     /// Client connections of the whole process.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Acquire)
+    }
+
+    /// Time since the data plane was started.
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     fn open(&self) {
@@ -168,6 +174,7 @@ impl Proxy {
             cancel_keys: Arc::default(),
             door_refusals: Arc::default(),
             workers: running,
+            started: Instant::now(),
             active: AtomicUsize::new(0),
             last_session_id: AtomicU64::new(0),
         };

@@ -18,6 +18,7 @@ use crate::cluster::Cause;
 use crate::cluster::Name;
 use crate::cluster::WantedRole;
 use crate::config::Intent;
+use crate::routing::budget::RetryBudget;
 use crate::routing::fate::Fate;
 use crate::routing::fate::Fates;
 use crate::routing::lag::Lag;
@@ -244,6 +245,8 @@ pub struct ClusterHandle {
     /// Where round robin goes on after a table was replaced.
     pub cursor: AtomicU64,
     pub tally: Tally,
+    /// Of its HTTP requests.
+    pub retries: RetryBudget,
 }
 
 impl ClusterHandle {
@@ -254,6 +257,7 @@ impl ClusterHandle {
             queues: Default::default(),
             cursor: AtomicU64::new(0),
             tally: Tally::default(),
+            retries: RetryBudget::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! once; a relaying session keeps only its [`BackendHandle`].
 
 mod balance;
+mod budget;
 mod entry;
 mod explain;
 mod fate;
@@ -22,6 +23,7 @@ pub use balance::Balancer;
 pub use balance::Member;
 pub use balance::Scale;
 pub use balance::View;
+pub use budget::RetryBudget;
 pub use entry::BackendEntry;
 pub use entry::Exclusion;
 pub use explain::Explanation;

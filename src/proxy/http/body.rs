@@ -94,14 +94,6 @@ impl RequestBody {
             left: max_bytes.unwrap_or(u64::MAX),
         }))
     }
-
-    /// The same again, if it may be sent twice.
-    pub fn again(&self) -> Option<Self> {
-        match self {
-            Self::Empty => Some(Self::Empty),
-            Self::Client(_) => None,
-        }
-    }
 }
 
 impl Body for RequestBody {

@@ -54,6 +54,7 @@ use crate::routing::BackendHandle;
 use crate::routing::ClusterTable;
 use crate::routing::KeySource;
 use crate::routing::LoginKeys;
+use crate::routing::RetryBudget;
 
 /// Answers one request; whatever fails is an answer, too.
 ///
@@ -94,6 +95,8 @@ struct Asking<'a> {
 enum Failed {
     /// It has seen nothing of the request.
     Unsent(Request<RequestBody>),
+    /// It says that it has not acted on the request.
+    Refused(Cause),
     /// It may have acted on the request.
     Sent(Cause),
     /// The route's `timeout` is over.
@@ -140,36 +143,36 @@ impl<'a> Exchange<'a> {
         Self { link, prepared }
     }
 
-    async fn run(self, mut request: Request<RequestBody>) -> Result<Response<Source>, Problem> {
+    async fn run(&self, mut request: Request<RequestBody>) -> Result<Response<Source>, Problem> {
         let asking = Asking {
             link: self.link,
             prepared: self.prepared,
         };
         let cluster = self.prepared.cluster.clone();
         let mut seeker = Seeker::new(&asking, cluster, Vec::new(), &self.link.shared);
-        let mut retries = self.prepared.retries;
-        // Only what may be sent twice is worth a copy.
-        let copy = (retries > 0).then(|| again(&request)).flatten();
+        let mut retries = Retries::new(self, &request);
         loop {
             let found = seeker.next().await.map_err(|end| problem_of(end.cause))?;
             let backend = found.place.backend().id;
-            match self.attempt(&mut seeker, found, request).await {
+            let handle = Arc::clone(&found.cluster.handle);
+            let failed = match self.attempt(&mut seeker, found, request, &retries).await {
                 Ok(response) => {
                     drop(seeker.finish());
                     return Ok(response);
                 }
-                Err(Failed::Unsent(back)) => request = back,
-                Err(Failed::Late) => return Err(Problem::BackendTimeout),
-                Err(Failed::Sent(cause)) => {
-                    let next = copy.as_ref().filter(|_| retries > 0).and_then(again);
-                    let Some(next) = next else {
-                        return Err(problem_of(cause));
-                    };
-                    retries -= 1;
-                    seeker.tried.push(backend);
-                    request = next;
+                Err(failed) => failed,
+            };
+            let (next, cause) = match failed {
+                Failed::Unsent(back) => {
+                    request = back;
+                    continue;
                 }
-            }
+                Failed::Late => return Err(Problem::BackendTimeout),
+                Failed::Refused(cause) => (retries.after_refusal(), cause),
+                Failed::Sent(cause) => (retries.next(&handle.retries), cause),
+            };
+            request = next.ok_or_else(|| problem_of(cause))?;
+            seeker.tried.push(backend);
         }
     }
 
@@ -179,6 +182,7 @@ impl<'a> Exchange<'a> {
         seeker: &mut Seeker<'_, Asking<'_>>,
         found: Found,
         mut request: Request<RequestBody>,
+        retries: &Retries<'_>,
     ) -> Result<Response<Source>, Failed> {
         let by = (self.link.cell.id, found.max_attempts());
         let pool = &self.link.worker.pool;
@@ -201,6 +205,9 @@ impl<'a> Exchange<'a> {
             let config = Arc::clone(&cluster.config);
             let mut lease = Lease::new(upstream, config, Arc::clone(pool), place);
             match self.send(&mut lease, request).await {
+                Ok(response) if retries.wanted(&cluster, response.status()) => {
+                    return Err(Failed::Sent(Cause::UnexpectedAnswer));
+                }
                 Ok(mut response) => {
                     let by = (self.prepared, &**self.link);
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
@@ -279,8 +286,11 @@ impl<'a> Exchange<'a> {
             Err(mut error) => match error.take_message() {
                 Some(request) => Err(Failed::Unsent(request)),
                 None => {
-                    let cause = cause_of(&error.into_error());
-                    let cause = cell.severed().unwrap_or(cause);
+                    let error = error.into_error();
+                    let cause = cell.severed().unwrap_or_else(|| cause_of(&error));
+                    if is_refusal(&error) {
+                        return Err(Failed::Refused(cause));
+                    }
                     if cause == Cause::Reset {
                         report(&self.link.shared, &cell.backend, cause);
                     }
@@ -347,13 +357,80 @@ fn cause_of(error: &hyper::Error) -> Cause {
     Cause::Reset
 }
 
-fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let body = request.body().again()?;
-    let mut copy = Request::new(body);
+/// An HTTP/2 backend that has not processed a request says so (RFC 9113, 8.7).
+fn is_refusal(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) else {
+        return false;
+    };
+    let reason = error.reason();
+    error.is_remote() && (reason == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
+}
+
+/// A copy of a request that may be sent again, and how often it may.
+struct Retries<'a> {
+    exchange: &'a Exchange<'a>,
+    /// Only of a request whose body can be had again.
+    copy: Option<Request<()>>,
+    left: u32,
+}
+
+impl<'a> Retries<'a> {
+    fn new(exchange: &'a Exchange<'a>, request: &Request<RequestBody>) -> Self {
+        let prepared = exchange.prepared;
+        let may_be_had_again = matches!(request.body(), RequestBody::Empty);
+        let is_worth_a_copy = prepared.is_idempotent || prepared.version == HttpVersion::Two;
+        Self {
+            exchange,
+            copy: (prepared.retries > 0 && is_worth_a_copy && may_be_had_again)
+                .then(|| head_of(request)),
+            left: prepared.retries,
+        }
+    }
+
+    fn may(&self) -> bool {
+        self.left > 0 && self.copy.is_some()
+    }
+
+    /// After an attempt that had no effect.
+    fn after_refusal(&mut self) -> Option<Request<RequestBody>> {
+        if !self.may() {
+            return None;
+        }
+        self.left -= 1;
+        let copy = self.copy.as_ref()?;
+        Some(head_of(copy).map(|()| RequestBody::Empty))
+    }
+
+    /// After an attempt that may have had an effect.
+    fn next(&mut self, budget: &RetryBudget) -> Option<Request<RequestBody>> {
+        let shared = &self.exchange.link.shared;
+        let prepared = self.exchange.prepared;
+        let may = self.may()
+            && prepared.is_idempotent
+            && budget.take(prepared.min_retries_per_second, shared.uptime());
+        may.then(|| self.after_refusal()).flatten()
+    }
+
+    /// Whether an answer is worth another attempt: the file says so, or the backend is not the one
+    /// for this request (RFC 9110, 15.5.20).
+    fn wanted(&self, cluster: &ClusterTable, status: StatusCode) -> bool {
+        let http = cluster.config.http.as_deref();
+        let is_named = http.is_some_and(|http| http.retry.statuses.contains(&status.as_u16()));
+        (is_named || status == StatusCode::MISDIRECTED_REQUEST)
+            && self.may()
+            && self.exchange.prepared.is_idempotent
+            && cluster.eligible_for(self.exchange.link.cell.intent) > 1
+    }
+}
+
+fn head_of<T>(request: &Request<T>) -> Request<()> {
+    let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+    copy
 }
 
 fn version(config: &ClusterConfig) -> HttpVersion {

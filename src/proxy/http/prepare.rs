@@ -55,6 +55,8 @@ pub struct Prepared {
     pub sticky: Option<usize>,
     /// Further attempts after one that may have been acted on.
     pub retries: u32,
+    pub min_retries_per_second: u32,
+    pub is_idempotent: bool,
     pub hop: Hop,
     pub version: HttpVersion,
 }
@@ -124,12 +126,9 @@ pub fn prepare(
         client: SocketAddr::new(client, link.origin.client.port()),
         hashed: seen.hashed,
         sticky: seen.sticky,
-        retries: seen
-            .retries
-            .min(match message::is_idempotent(&parts.method) {
-                true => u32::MAX,
-                false => 0,
-            }),
+        retries: seen.retries,
+        min_retries_per_second: seen.min_retries_per_second,
+        is_idempotent: message::is_idempotent(&parts.method),
         version: seen.version,
         hop,
         config,
@@ -163,6 +162,7 @@ struct Seen {
     hashed: Option<String>,
     sticky: Option<usize>,
     retries: u32,
+    min_retries_per_second: u32,
     version: HttpVersion,
     uri: Uri,
     authority: Option<String>,
@@ -192,6 +192,7 @@ impl Seen {
         let http = cluster.config.http.as_deref().ok_or(Problem::NoRoute)?;
         let key = &cluster.config.balance.key;
         let hashed = request_key(key, &view, parts.uri.query()).map(str::to_owned);
+        cluster.handle.retries.deposit(http.retry.budget);
         let sticky = http.sticky.as_ref();
         let sticky = sticky.and_then(|it| cluster.sticky.find(&parts.headers, &it.cookie));
         let uri = match http.version {
@@ -207,6 +208,7 @@ impl Seen {
             hashed,
             sticky,
             retries: http.retry.attempts,
+            min_retries_per_second: http.retry.min_per_second,
             version: http.version,
             uri,
             host_field: target.host_field(),
