@@ -262,6 +262,18 @@ causes! {
     CancelForwarded => "cancel_forwarded",
     /// A CancelRequest whose key no session has, or from an address that has guessed too often.
     CancelUnknown => "cancel_unknown",
+    /// A request that breaks the rules of HTTP.
+    BadRequest => "bad_request",
+    /// A request's body is longer than `max_body`.
+    BodyTooLarge => "body_too_large",
+    /// A body stood still for `body_timeout`.
+    BodyTimeout => "body_timeout",
+    /// The answer did not begin within the route's `timeout`.
+    AnswerTimeout => "answer_timeout",
+    /// The client is over its route's `rate_limit`.
+    RateLimited => "rate_limited",
+    /// HTTP/2 frames that cost more than they ask for.
+    Flood => "flood",
     /// The access list denies this client.
     Denied => "denied",
     /// No route matches the requested server name.

@@ -20,8 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("throttle", &["cluster"]),
     ("metrics", &["cluster"]),
     ("tls", &["cluster", "config", "net"]),
-    // The table carries ready TLS settings: one fact, one swap.
-    ("routing", &["cluster", "config", "tls"]),
+    // The table carries ready TLS settings: one fact, one swap. Hash keys are read from requests.
+    ("routing", &["cluster", "config", "protocol", "tls"]),
     (
         "control",
         &[

@@ -1,0 +1,202 @@
+//! Who the client is and what it asked for: `X-Forwarded-*` and `Forwarded` (RFC 7239).
+//!
+//! Both are always sent. What a peer claims is believed, and added to, only when the peer is
+//! trusted; else it is replaced. A trusted peer has to set `X-Forwarded-For`, or remove what its
+//! own client sent: where both kinds are there, `X-Forwarded-For` counts.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::header::FORWARDED;
+use ipnet::IpNet;
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED: &str = "x-forwarded-";
+
+/// How a request reached us.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival<'a> {
+    /// Behind a trusted PROXY header, the address in the header.
+    pub peer: IpAddr,
+    pub tls: bool,
+    /// `Host` or `:authority` as written, checked by [`target`](super::target).
+    pub authority: Option<&'a str>,
+    /// The listener's.
+    pub port: u16,
+}
+
+/// Whether what a peer says of others is believed.
+pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+    // Most listeners trust nobody.
+    if trusted.is_empty() {
+        return false;
+    }
+    let address = address.to_canonical();
+    trusted.iter().any(|net| net.contains(&address))
+}
+
+/// Writes the fields for the backend and returns the client's address: the peer's, or where it is
+/// trusted the last one that no trusted proxy has.
+pub fn apply(headers: &mut HeaderMap, arrival: &Arrival<'_>, trusted: &[IpNet]) -> IpAddr {
+    let peer = arrival.peer.to_canonical();
+    if !is_trusted(trusted, peer) {
+        remove_claims(headers);
+        replace(headers, arrival, peer);
+        return peer;
+    }
+    let client = client(headers, peer, trusted);
+    append(headers, arrival, peer);
+    client
+}
+
+fn remove_claims(headers: &mut HeaderMap) {
+    let is_claim = |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with(X_FORWARDED);
+    if !headers.keys().any(is_claim) {
+        return;
+    }
+    let claims: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_claim(name))
+        .cloned()
+        .collect();
+    for name in claims {
+        headers.remove(name);
+    }
+}
+
+fn replace(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
+    insert(headers, &X_FORWARDED_FOR, &peer.to_string());
+    headers.insert(
+        &X_FORWARDED_PROTO,
+        HeaderValue::from_static(scheme(arrival)),
+    );
+    if let Some(authority) = arrival.authority {
+        insert(headers, &X_FORWARDED_HOST, authority);
+    }
+    headers.insert(&X_FORWARDED_PORT, HeaderValue::from(arrival.port));
+    insert(headers, &FORWARDED, &element(arrival, peer));
+}
+
+/// The first proxy knows best what the client asked for: its word stays.
+fn append(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
+    extend(headers, &X_FORWARDED_FOR, &peer.to_string());
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(
+            &X_FORWARDED_PROTO,
+            HeaderValue::from_static(scheme(arrival)),
+        );
+    }
+    if let Some(authority) = arrival.authority
+        && !headers.contains_key(&X_FORWARDED_HOST)
+    {
+        insert(headers, &X_FORWARDED_HOST, authority);
+    }
+    if !headers.contains_key(&X_FORWARDED_PORT) {
+        headers.insert(&X_FORWARDED_PORT, HeaderValue::from(arrival.port));
+    }
+    extend(headers, &FORWARDED, &element(arrival, peer));
+}
+
+fn scheme(arrival: &Arrival<'_>) -> &'static str {
+    match arrival.tls {
+        true => "https",
+        false => "http",
+    }
+}
+
+/// One element of `Forwarded`. The authority has been checked: nothing in it ends a quoted string.
+fn element(arrival: &Arrival<'_>, peer: IpAddr) -> String {
+    let mut text = match peer {
+        IpAddr::V4(peer) => format!("for={peer}"),
+        IpAddr::V6(peer) => format!("for=\"[{peer}]\""),
+    };
+    if let Some(authority) = arrival.authority {
+        // Writing into a string cannot fail.
+        let _ = match authority.contains([':', '[']) {
+            true => write!(text, ";host=\"{authority}\""),
+            false => write!(text, ";host={authority}"),
+        };
+    }
+    text.push_str(";proto=");
+    text.push_str(scheme(arrival));
+    text
+}
+
+fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// One field with all elements: there are readers that look only at the first field.
+fn extend(headers: &mut HeaderMap, name: &HeaderName, element: &str) {
+    let mut joined = Vec::new();
+    for field in headers.get_all(name) {
+        joined.extend_from_slice(field.as_bytes());
+        joined.extend_from_slice(b", ");
+    }
+    joined.extend_from_slice(element.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name, value);
+    }
+}
+
+/// The last address that is not a trusted proxy's; all trusted: the first. What is no address ends
+/// the search: nobody vouches for what stands before it.
+fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let name = match headers.contains_key(&X_FORWARDED_FOR) {
+        true => &X_FORWARDED_FOR,
+        false => &FORWARDED,
+    };
+    let mut client = peer;
+    // `HeaderMap` iterates backwards, too: the last field is the nearest proxy's.
+    for field in headers.get_all(name).iter().rev() {
+        let Ok(text) = field.to_str() else {
+            return client;
+        };
+        for element in text.rsplit(',') {
+            let address = match *name == FORWARDED {
+                true => forwarded_for(element),
+                false => address(element),
+            };
+            let Some(address) = address else {
+                return client;
+            };
+            client = address;
+            if !is_trusted(trusted, address) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// The `for` of one element of `Forwarded`. A quoted string with `,` or `;` in it is no address and
+/// comes apart into pieces that are none, either.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+    let value = value.trim();
+    let quoted = value
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    address(quoted.unwrap_or(value))
+}
+
+/// An address as proxies write it: bare, in brackets, with a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bracketed = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let bare = bracketed.unwrap_or(text).parse::<IpAddr>().ok();
+    let address = bare.or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
+    address.map(|address| address.to_canonical())
+}

@@ -1,0 +1,230 @@
+//! Answers that are our own: small, typed, with the cause in one word, never with an address.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header;
+
+use super::request_id::X_REQUEST_ID;
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $variant:ident => $word:literal, $status:ident, $detail:literal;)+) => {
+        /// Why a request has no answer from a backend. Words that sessions have, too, are spelled
+        /// as theirs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Problem { $($(#[$doc])* $variant,)+ }
+
+        impl Problem {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// For logs, metrics and the answer.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)+ }
+            }
+
+            /// For people.
+            fn detail(self) -> &'static str {
+                match self { $(Self::$variant => $detail,)+ }
+            }
+        }
+    };
+}
+
+problems! {
+    /// The request is malformed or means two things.
+    BadRequest => "bad_request", BAD_REQUEST, "The request is malformed.";
+    Denied => "denied", FORBIDDEN, "This client may not send requests here.";
+    NoRoute => "no_route", NOT_FOUND, "No route takes this request.";
+    MethodNotAllowed => "method_not_allowed", METHOD_NOT_ALLOWED, "This method is not passed on.";
+    /// The client was too slow with its head or its body.
+    RequestTimeout => "request_timeout", REQUEST_TIMEOUT, "The request did not arrive in time.";
+    TooLarge => "too_large", PAYLOAD_TOO_LARGE, "The body is too large.";
+    UriTooLong => "uri_too_long", URI_TOO_LONG, "The target is too long.";
+    ExpectationFailed => "expectation_failed", EXPECTATION_FAILED, "The expectation is not known.";
+    /// The server name of the TLS connection is not for this host.
+    Misdirected => "misdirected", MISDIRECTED_REQUEST, "This connection is for another host.";
+    RateLimited => "rate_limited", TOO_MANY_REQUESTS, "Too many requests; try again later.";
+    HeadersTooLarge => "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "The header fields are too large or too many.";
+    /// The backend closed or reset before its answer's head was whole.
+    Reset => "reset", BAD_GATEWAY, "The backend ended the exchange.";
+    /// No backend could be connected to.
+    ConnectFailed => "connect_failed", BAD_GATEWAY, "No backend could be reached.";
+    /// The backend's answer is no HTTP.
+    BadProtocol => "bad_protocol", BAD_GATEWAY, "The backend's answer is malformed.";
+    HoldTimeout => "hold_timeout", SERVICE_UNAVAILABLE, "No backend became available in time.";
+    HoldFull => "hold_full", SERVICE_UNAVAILABLE, "No backend is available, and too many wait.";
+    QueueTimeout => "queue_timeout", SERVICE_UNAVAILABLE, "All backends stayed busy for too long.";
+    QueueFull => "queue_full", SERVICE_UNAVAILABLE, "All backends are busy, and too many wait.";
+    Shutdown => "shutdown", SERVICE_UNAVAILABLE, "The proxy is ending.";
+    /// Out of descriptors, ports or memory, or a limit of the listener or the process.
+    OutOfResources => "out_of_resources", SERVICE_UNAVAILABLE, "The proxy is out of resources.";
+    /// Too many proxies of our name in `Via`.
+    Loop => "loop", LOOP_DETECTED, "The request runs in a circle.";
+    BackendTimeout => "backend_timeout", GATEWAY_TIMEOUT, "The backend did not answer in time.";
+}
+
+/// How a request wants to be answered; read before it is sent on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    pub form: Form,
+    pub request_id: Option<&'a HeaderValue>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// One line of plain text.
+    #[default]
+    Text,
+    /// `application/problem+json` (RFC 9457).
+    Json,
+    /// Trailers only: status 200, and the truth in `grpc-status`.
+    Grpc,
+}
+
+impl Form {
+    /// By the request's content type and `Accept`.
+    pub fn of(headers: &HeaderMap) -> Self {
+        if super::grpc::is_grpc(headers) {
+            return Self::Grpc;
+        }
+        match prefers_json(headers) {
+            true => Self::Json,
+            false => Self::Text,
+        }
+    }
+}
+
+impl Problem {
+    /// Whether the client's connection (HTTP/1.1) is closed after the answer: what follows on it
+    /// cannot be trusted, or is not wanted.
+    pub fn closes(self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest
+                | Self::RequestTimeout
+                | Self::TooLarge
+                | Self::UriTooLong
+                | Self::HeadersTooLarge
+                | Self::Shutdown
+        )
+    }
+
+    /// When it makes sense to ask again, unless the caller knows better: at once may be too early.
+    fn retry_after(self) -> Option<Duration> {
+        match self.status() {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                Some(Duration::from_secs(1))
+            }
+            _ => None,
+        }
+    }
+
+    /// "HTTP to gRPC Status Code Mapping" (grpc/doc/http-grpc-status-mapping.md); too much of
+    /// something is RESOURCE_EXHAUSTED.
+    fn grpc_status(self) -> u8 {
+        match self.status().as_u16() {
+            400 | 431 => 13,
+            403 => 7,
+            404 => 12,
+            413 => 8,
+            429 | 502..=504 => 14,
+            _ => 2,
+        }
+    }
+}
+
+/// The whole answer. `retry_after` is used where the cause has a time to wait.
+pub fn answer(
+    problem: Problem,
+    asked: Asked<'_>,
+    retry_after: Option<Duration>,
+) -> Response<Bytes> {
+    let mut response = match asked.form {
+        Form::Text => text(problem),
+        Form::Json => json(problem, asked.request_id),
+        Form::Grpc => grpc(problem),
+    };
+    let headers = response.headers_mut();
+    if let Some(default) = problem.retry_after() {
+        let wait = retry_after.unwrap_or(default);
+        // Whole seconds, never too early.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(id) = asked.request_id {
+        headers.insert(&X_REQUEST_ID, id.clone());
+    }
+    response
+}
+
+fn text(problem: Problem) -> Response<Bytes> {
+    let body = format!("{}: {}\n", problem.as_str(), problem.detail());
+    with_body(problem, "text/plain; charset=utf-8", body)
+}
+
+fn json(problem: Problem, request_id: Option<&HeaderValue>) -> Response<Bytes> {
+    let status = problem.status();
+    let body = serde_json::json!({
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": problem.detail(),
+        "cause": problem.as_str(),
+        "request_id": request_id.and_then(|id| id.to_str().ok()),
+    });
+    with_body(problem, "application/problem+json", body.to_string())
+}
+
+fn with_body(problem: Problem, content_type: &'static str, body: String) -> Response<Bytes> {
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = problem.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CONTENT_LENGTH, length);
+    // An answer of ours says nothing of what the backend would answer later.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn grpc(problem: Problem) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    let content_type = HeaderValue::from_static("application/grpc");
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(
+        "grpc-status",
+        HeaderValue::from(u16::from(problem.grpc_status())),
+    );
+    headers.insert("grpc-message", HeaderValue::from_static(problem.as_str()));
+    response
+}
+
+/// Whether `Accept` names JSON with a higher weight than plain text (RFC 9110 12.5.1). `*/*` alone
+/// is what every tool sends: text.
+fn prefers_json(headers: &HeaderMap) -> bool {
+    let (mut json, mut text) = (0.0_f32, 0.0_f32);
+    for field in headers.get_all(header::ACCEPT) {
+        let ranges = field.to_str().unwrap_or_default().split(',');
+        for range in ranges {
+            let mut parts = range.split(';').map(str::trim);
+            let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let weight = parts.find_map(|part| part.strip_prefix("q="));
+            let weight = weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+            match media_type.as_str() {
+                "application/problem+json" | "application/json" => json = json.max(weight),
+                "text/plain" | "text/html" | "text/*" => text = text.max(weight),
+                _ => {}
+            }
+        }
+    }
+    json > text || json > 0.0 && json >= text
+}

@@ -1,0 +1,196 @@
+//! Whom and what a request asks for: from the request line or the pseudo-headers, and `Host`.
+//!
+//! One host or none: two that differ are refused, and so is what is no host (RFC 9112 3.2,
+//! RFC 9113 8.3.1). The absolute form is accepted where it says the same as `Host`.
+
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Method;
+use http::Uri;
+use http::Version;
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::uri::Scheme;
+
+use super::path::Forward;
+use super::path::normalize;
+
+/// Names in DNS are at most 253 characters; an IPv6 literal is shorter.
+const MAX_HOST_BYTES: usize = 255;
+
+/// Why a request is answered with 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadTarget {
+    #[error("the request names no host")]
+    NoHost,
+    #[error("the request names no valid host")]
+    Host,
+    #[error("the request names two hosts")]
+    HostConflict,
+    #[error("the request names a user in its target")]
+    UserInfo,
+    #[error("the path has dot segments in disguise or above its root")]
+    Path,
+    #[error("the form of the target does not go with the method")]
+    Form,
+}
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// As it was written, with a port if it has one; `None`: HTTP/1.0 without `Host`.
+    pub authority: Option<&'a str>,
+    /// Lower case, without port and final dot; IPv6 in brackets, in its shortest form.
+    pub host: Option<Cow<'a, str>>,
+    /// For matching: without dot segments and repeated slashes. `*` for `OPTIONS *`, empty for
+    /// CONNECT.
+    pub path: Cow<'a, str>,
+    /// Path and query for the backend.
+    pub forward: PathAndQuery,
+}
+
+/// Reads the target of a request. `uri` is what the request line or the pseudo-headers say.
+pub fn read<'a>(
+    method: &Method,
+    uri: &'a Uri,
+    version: Version,
+    headers: &'a HeaderMap,
+) -> Result<Target<'a>, BadTarget> {
+    let authority = authority(uri, version, headers)?;
+    let host = authority.map(host).transpose()?;
+    let raw = uri.path();
+    let (path, normal) = match raw {
+        "" if *method == Method::CONNECT => (Cow::Borrowed(""), Forward::Raw),
+        "*" if *method == Method::OPTIONS => (Cow::Borrowed("*"), Forward::Raw),
+        _ if raw.starts_with('/') => {
+            let normal = normalize(raw)?;
+            (normal.path, normal.forward)
+        }
+        _ => return Err(BadTarget::Form),
+    };
+    let forward = match (normal, uri.path_and_query()) {
+        (Forward::Raw, Some(raw)) => raw.clone(),
+        (Forward::Raw, None) => PathAndQuery::from_static("/"),
+        (Forward::Normal, _) => with_query(&path, uri.query())?,
+    };
+    Ok(Target {
+        authority,
+        host,
+        path,
+        forward,
+    })
+}
+
+impl Target<'_> {
+    /// The target for an HTTP/1.1 backend, which reads the host in `Host`.
+    pub fn origin_form(&self) -> Uri {
+        Uri::from(self.forward.clone())
+    }
+
+    /// The target for an HTTP/2 backend: the pseudo-headers.
+    pub fn absolute_form(&self, tls: bool) -> Option<Uri> {
+        let scheme = match tls {
+            true => Scheme::HTTPS,
+            false => Scheme::HTTP,
+        };
+        let target = Uri::builder().scheme(scheme).authority(self.authority?);
+        target.path_and_query(self.forward.clone()).build().ok()
+    }
+
+    /// `Host` for an HTTP/1.1 backend.
+    pub fn host_field(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(self.authority?).ok()
+    }
+}
+
+fn with_query(path: &str, query: Option<&str>) -> Result<PathAndQuery, BadTarget> {
+    let text = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    PathAndQuery::try_from(text).map_err(|_| BadTarget::Path)
+}
+
+/// The one authority that the request names.
+fn authority<'a>(
+    uri: &'a Uri,
+    version: Version,
+    headers: &'a HeaderMap,
+) -> Result<Option<&'a str>, BadTarget> {
+    let mut fields = headers.get_all(HOST).into_iter();
+    let field = fields.next().map(|field| field.to_str());
+    let field = field.transpose().map_err(|_| BadTarget::Host)?;
+    let target = uri.authority().map(|authority| authority.as_str());
+    if fields.next().is_some() {
+        return Err(BadTarget::HostConflict);
+    }
+    let mut found = target.into_iter().chain(field);
+    if found.any(|authority| authority.contains('@')) {
+        return Err(BadTarget::UserInfo);
+    }
+    match (target, field) {
+        (Some(target), Some(field)) if !same(target, field, uri.scheme()) => {
+            Err(BadTarget::HostConflict)
+        }
+        (None, None) if version > Version::HTTP_10 => Err(BadTarget::NoHost),
+        (target, field) => Ok(target.or(field)),
+    }
+}
+
+/// Whether two authorities say the same: letters' case and the scheme's own port do not matter.
+fn same(one: &str, other: &str, scheme: Option<&Scheme>) -> bool {
+    let default = match scheme {
+        Some(scheme) if *scheme == Scheme::HTTPS => ":443",
+        Some(_) => ":80",
+        None => "",
+    };
+    let without = |text: &'_ str| text.strip_suffix(default).unwrap_or(text).len();
+    one[..without(one)].eq_ignore_ascii_case(&other[..without(other)])
+}
+
+/// The host of an authority, in the spelling that routes are written in.
+fn host(authority: &str) -> Result<Cow<'_, str>, BadTarget> {
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (literal, port) = rest.split_once(']').ok_or(BadTarget::Host)?;
+        check_port(port)?;
+        let address: Ipv6Addr = literal.parse().map_err(|_| BadTarget::Host)?;
+        return Ok(Cow::Owned(format!("[{address}]")));
+    }
+    let port_at = authority.find(':').unwrap_or(authority.len());
+    let (name, port) = authority.split_at(port_at);
+    check_port(port)?;
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if !is_name(name.as_bytes()) {
+        return Err(BadTarget::Host);
+    }
+    Ok(match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(name.to_ascii_lowercase()),
+        false => Cow::Borrowed(name),
+    })
+}
+
+/// Nothing, or a colon and a port. RFC 3986 allows a colon with nothing after it.
+fn check_port(port: &str) -> Result<(), BadTarget> {
+    let Some(digits) = port.strip_prefix(':') else {
+        return if port.is_empty() {
+            Ok(())
+        } else {
+            Err(BadTarget::Host)
+        };
+    };
+    let valid = digits.is_empty()
+        || digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok();
+    valid.then_some(()).ok_or(BadTarget::Host)
+}
+
+/// Labels of letters, digits, `-` and `_`; none is empty. RFC 3986 would allow more, but no name
+/// in use has it, and readers differ about it.
+fn is_name(name: &[u8]) -> bool {
+    let fits = (1..=MAX_HOST_BYTES).contains(&name.len());
+    let mut labels = name.split(|byte| *byte == b'.');
+    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    fits && labels.all(|label| !label.is_empty() && label.iter().all(is_letter))
+}

@@ -1,0 +1,1 @@
+//! What the rules of a request and its response promise.

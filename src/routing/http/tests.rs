@@ -1,0 +1,1 @@
+//! Which route is the most specific.
