@@ -7,10 +7,12 @@
 mod diagnostic;
 mod env;
 mod file;
+mod hash_key;
 mod http;
 mod include;
 mod keys;
 mod reader;
+mod request;
 mod resolve;
 mod schema;
 mod sizes;
