@@ -1,7 +1,29 @@
 //! Cookies of a request (RFC 6265 5.4, as servers read them).
 
 use http::HeaderMap;
+use http::HeaderValue;
 use http::header::COOKIE;
+
+/// Joins crumbs into one field, as HTTP/1.1 requires (RFC 9113 8.2.3): there are servers that read
+/// only the first.
+pub fn join(headers: &mut HeaderMap) {
+    let mut fields = headers.get_all(COOKIE).into_iter();
+    let Some(first) = fields.next() else {
+        return;
+    };
+    let mut joined = Vec::new();
+    for crumb in fields {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if joined.is_empty() {
+        return;
+    }
+    joined.splice(..0, first.as_bytes().iter().copied());
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, value);
+    }
+}
 
 /// All values of the cookies with this name, in the order that they were sent; HTTP/2 clients
 /// send crumbs, so there may be several fields (RFC 9113 8.2.3).

@@ -18,7 +18,6 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED: &str = "x-forwarded-";
 
 /// How a request reached us.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +56,6 @@ pub fn apply(headers: &mut HeaderMap, arrival: &Arrival<'_>, trusted: &[IpNet]) 
 }
 
 fn remove_claims(headers: &mut HeaderMap) {
-    let is_claim = |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with(X_FORWARDED);
     if !headers.keys().any(is_claim) {
         return;
     }
@@ -71,17 +69,26 @@ fn remove_claims(headers: &mut HeaderMap) {
     }
 }
 
+/// Also with underscores: many servers of applications see no difference (CGI, WSGI).
+fn is_claim(name: &HeaderName) -> bool {
+    const X_FORWARDED: &[u8] = b"x-forwarded-";
+    let name = name.as_str().as_bytes();
+    let same = |(wanted, found): (&u8, &u8)| wanted == found || (*wanted, *found) == (b'-', b'_');
+    let prefixed = name.len() > X_FORWARDED.len() && X_FORWARDED.iter().zip(name).all(same);
+    prefixed || name == b"forwarded"
+}
+
 fn replace(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    insert(headers, &X_FORWARDED_FOR, &peer.to_string());
+    insert(headers, &X_FORWARDED_FOR, peer.to_string());
     headers.insert(
         &X_FORWARDED_PROTO,
         HeaderValue::from_static(scheme(arrival)),
     );
     if let Some(authority) = arrival.authority {
-        insert(headers, &X_FORWARDED_HOST, authority);
+        insert(headers, &X_FORWARDED_HOST, authority.to_owned());
     }
     headers.insert(&X_FORWARDED_PORT, HeaderValue::from(arrival.port));
-    insert(headers, &FORWARDED, &element(arrival, peer));
+    insert(headers, &FORWARDED, element(arrival, peer));
 }
 
 /// The first proxy knows best what the client asked for: its word stays.
@@ -96,7 +103,7 @@ fn append(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
     if let Some(authority) = arrival.authority
         && !headers.contains_key(&X_FORWARDED_HOST)
     {
-        insert(headers, &X_FORWARDED_HOST, authority);
+        insert(headers, &X_FORWARDED_HOST, authority.to_owned());
     }
     if !headers.contains_key(&X_FORWARDED_PORT) {
         headers.insert(&X_FORWARDED_PORT, HeaderValue::from(arrival.port));
@@ -129,8 +136,8 @@ fn element(arrival: &Arrival<'_>, peer: IpAddr) -> String {
     text
 }
 
-fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+fn insert(headers: &mut HeaderMap, name: &HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
     }
 }

@@ -5,11 +5,14 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
-/// `Connection` names a field that changes what the message means or whom it is from. A sender
-/// does that only to make one reader see it and the next one not.
+/// Clients name one or two fields. Each costs a search.
+const MAX_NAMES: usize = 32;
+
+/// `Connection` names very many fields, or one that changes what the message means or whom it is
+/// from. A sender does that only to make one reader see it and the next one not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Connection names a field that is not the connection's")]
-pub struct EndToEndNamed;
+#[error("Connection names fields that are not the connection's")]
+pub struct BadConnection;
 
 /// What the fields of a connection said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,16 +26,17 @@ pub struct Hop {
 }
 
 /// Removes a request's fields for one connection and says what they were.
-pub fn strip_request(headers: &mut HeaderMap) -> Result<Hop, EndToEndNamed> {
+pub fn strip_request(headers: &mut HeaderMap) -> Result<Hop, BadConnection> {
     let found = Found::of(headers);
     if found.none() {
         return Ok(Hop::default());
     }
-    let named = named(headers);
-    if named.iter().any(is_end_to_end) {
-        return Err(EndToEndNamed);
+    let options = Options::of(headers);
+    let names = &options.names;
+    if names.len() > MAX_NAMES || names.iter().any(is_end_to_end) {
+        return Err(BadConnection);
     }
-    Ok(strip(headers, found, &named))
+    Ok(strip(headers, found, &options))
 }
 
 /// Removes a response's fields for one connection. Names that may not be named are ignored: the
@@ -42,9 +46,26 @@ pub fn strip_response(headers: &mut HeaderMap) -> Hop {
     if found.none() {
         return Hop::default();
     }
-    let mut named = named(headers);
-    named.retain(|name| !is_end_to_end(name));
-    strip(headers, found, &named)
+    let mut options = Options::of(headers);
+    options.names.retain(|name| !is_end_to_end(name));
+    strip(headers, found, &options)
+}
+
+/// Removes from trailers what would change the framing, the routing or the rights of a message
+/// that has been judged by its head (RFC 9110 6.5.1).
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    let is_bad = |name: &HeaderName| {
+        let connection = matches!(name.as_str(), "connection" | "upgrade" | "te" | "trailer");
+        connection || OTHERS.contains(&name.as_str()) || is_end_to_end(name)
+    };
+    let bad: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| is_bad(name))
+        .cloned()
+        .collect();
+    for name in bad {
+        trailers.remove(name);
+    }
 }
 
 /// Says to an HTTP/1.1 peer what is meant for this connection: an upgrade, `TE: trailers`.
@@ -113,24 +134,41 @@ const OTHERS: [&str; 7] = [
     "proxy-authorization",
 ];
 
-/// What `Connection` names, but for `close` and the like, which name no field.
-fn named(headers: &HeaderMap) -> Vec<HeaderName> {
-    let names = tokens(headers, &header::CONNECTION);
-    names
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .collect()
+/// What `Connection` says.
+#[derive(Debug, Default)]
+struct Options {
+    close: bool,
+    /// Names of fields.
+    names: Vec<HeaderName>,
 }
 
-fn strip(headers: &mut HeaderMap, found: Found, named: &[HeaderName]) -> Hop {
-    let upgrades = found.upgrade && named.contains(&header::UPGRADE);
-    let mut trailers = tokens(headers, &header::TE);
+impl Options {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut options = Self::default();
+        for option in tokens(headers, &header::CONNECTION) {
+            // Nearly all there is; no field is called like that, or it is removed anyway.
+            if option.eq_ignore_ascii_case(b"keep-alive") {
+                continue;
+            }
+            if option.eq_ignore_ascii_case(b"close") {
+                options.close = true;
+            } else if let Ok(name) = HeaderName::from_bytes(option) {
+                options.names.push(name);
+            }
+        }
+        options
+    }
+}
+
+fn strip(headers: &mut HeaderMap, found: Found, options: &Options) -> Hop {
+    let upgrades = found.upgrade && options.names.contains(&header::UPGRADE);
+    let te_trailers = found.te && reads_trailers(headers);
     let hop = Hop {
-        te_trailers: found.te && trailers.any(|coding| coding.eq_ignore_ascii_case(b"trailers")),
-        close: named.iter().any(|name| name.as_str() == "close"),
-        upgrade: upgrades.then(|| only_value(headers)).flatten(),
+        upgrade: upgrades.then(|| only_upgrade(headers)).flatten(),
+        close: options.close,
+        te_trailers,
     };
-    drop(trailers);
-    for name in named {
+    for name in &options.names {
         headers.remove(name);
     }
     if found.connection {
@@ -148,8 +186,12 @@ fn strip(headers: &mut HeaderMap, found: Found, named: &[HeaderName]) -> Hop {
     hop
 }
 
+fn reads_trailers(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
 /// `Upgrade` in one field. In several it is nothing that any client sends: not passed on.
-fn only_value(headers: &HeaderMap) -> Option<HeaderValue> {
+fn only_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut values = headers.get_all(header::UPGRADE).into_iter();
     let value = values.next()?;
     values.next().is_none().then(|| value.clone())

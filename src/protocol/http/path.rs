@@ -79,7 +79,8 @@ fn is_plain(path: &[u8]) -> bool {
 
 /// Whether a segment, decoded, has a dot segment in it, by the most generous reader's rules.
 fn hides_dots(segment: &str) -> bool {
-    let decoded = decode(segment.as_bytes());
+    // Twice: a frontend of the backend may have decoded once (`%252e`).
+    let decoded = decode(&decode(segment.as_bytes()));
     decoded
         .split(|byte| matches!(byte, b'/' | b'\\'))
         .map(|part| part.split(|byte| *byte == b';').next().unwrap_or(part))
@@ -87,19 +88,7 @@ fn hides_dots(segment: &str) -> bool {
         .any(|part| matches!(part, b"." | b".."))
 }
 
-/// Undoes percent-encoding, again and again: a reader may decode twice (`%252e`).
-fn decode(segment: &[u8]) -> Vec<u8> {
-    let mut text = segment.to_vec();
-    loop {
-        let decoded = decode_once(&text);
-        if decoded.len() == text.len() {
-            return text;
-        }
-        text = decoded;
-    }
-}
-
-fn decode_once(text: &[u8]) -> Vec<u8> {
+fn decode(text: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {

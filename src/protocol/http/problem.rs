@@ -11,6 +11,9 @@ use http::header;
 
 use super::request_id::X_REQUEST_ID;
 
+/// A 405 has to say (RFC 9110 15.5.6). Any method is passed on, but CONNECT only where it is allowed.
+const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 macro_rules! problems {
     ($($(#[$doc:meta])* $variant:ident => $word:literal, $status:ident, $detail:literal;)+) => {
         /// Why a request has no answer from a backend. Words that sessions have, too, are spelled
@@ -157,8 +160,12 @@ pub fn answer(
     if let Some(default) = problem.retry_after() {
         let wait = retry_after.unwrap_or(default);
         // Whole seconds, never too early.
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let begun = u64::from(wait.subsec_nanos() > 0);
+        let seconds = wait.as_secs().saturating_add(begun);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if problem == Problem::MethodNotAllowed {
+        headers.insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
     }
     if let Some(id) = asked.request_id {
         headers.insert(&X_REQUEST_ID, id.clone());
@@ -208,8 +215,8 @@ fn grpc(problem: Problem) -> Response<Bytes> {
     response
 }
 
-/// Whether `Accept` names JSON with a higher weight than plain text (RFC 9110 12.5.1). `*/*` alone
-/// is what every tool sends: text.
+/// Whether `Accept` names JSON with at least the weight of text (RFC 9110 12.5.1). `*/*` alone is
+/// what every tool sends: text.
 fn prefers_json(headers: &HeaderMap) -> bool {
     let (mut json, mut text) = (0.0_f32, 0.0_f32);
     for field in headers.get_all(header::ACCEPT) {
@@ -226,5 +233,5 @@ fn prefers_json(headers: &HeaderMap) -> bool {
             }
         }
     }
-    json > text || json > 0.0 && json >= text
+    json > 0.0 && json >= text
 }

@@ -72,9 +72,11 @@ pub fn read<'a>(
         _ => return Err(BadTarget::Form),
     };
     let forward = match (normal, uri.path_and_query()) {
-        (Forward::Raw, Some(raw)) => raw.clone(),
+        // Sharing its bytes. An absolute form may lack the slash: `http://host?query`.
+        (Forward::Raw, Some(raw)) if raw.as_str().starts_with(['/', '*']) => raw.clone(),
+        // CONNECT has no path; what is built of this target is not sent for it.
         (Forward::Raw, None) => PathAndQuery::from_static("/"),
-        (Forward::Normal, _) => with_query(&path, uri.query())?,
+        _ => with_query(&path, uri.query())?,
     };
     Ok(Target {
         authority,
