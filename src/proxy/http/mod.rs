@@ -4,6 +4,7 @@
 //! RFCs allow is refused before it sees it ([`client_io`]). A client's connection is served by
 //! [`serve`], one request by [`exchange`]; connections to backends are pooled by each worker.
 
+mod access_log;
 mod body;
 mod client_io;
 mod exchange;
@@ -13,6 +14,7 @@ mod prepare;
 mod serve;
 mod upstream;
 
+pub use access_log::AccessLogs;
 pub use link::HttpClient;
 pub use pool::Pool;
 pub use serve::serve;
