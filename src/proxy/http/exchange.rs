@@ -37,6 +37,7 @@ use crate::proxy::http::body::Lease;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::body::ResponseBody;
 use crate::proxy::http::body::Source;
+use crate::proxy::http::link::InFlight;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
 use crate::proxy::http::prepare;
@@ -63,8 +64,8 @@ use crate::routing::RetryBudget;
 pub async fn answer(
     request: Request<Incoming>,
     link: Arc<Link>,
+    in_flight: InFlight,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let in_flight = link.begin();
     let mut wanted = Wanted::default();
     let is_one = request.version() < Version::HTTP_2;
     let answered = match prepare::prepare(request, &link, &mut wanted) {

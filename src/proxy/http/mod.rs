@@ -11,6 +11,7 @@ mod exchange;
 mod link;
 mod pool;
 mod prepare;
+mod refusal;
 mod serve;
 mod upstream;
 
