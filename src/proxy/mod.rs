@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::config::ListenerConfig;
 use crate::metrics::Metrics;
 use crate::net;
+pub use crate::proxy::http::AccessLogs;
 use crate::proxy::in_force::InForce;
 use crate::proxy::in_force::SharedInForce;
 use crate::proxy::listener::BoundListener;
@@ -69,6 +70,7 @@ pub struct Shared {
     pub table: SharedTable,
     pub reporter: Reporter,
     pub metrics: Arc<Metrics>,
+    pub access_logs: Arc<AccessLogs>,
     pub accept_warnings: CauseLimits,
     pub refusal_warnings: CauseLimits,
     pub dial_warnings: CauseLimits,
@@ -155,6 +157,7 @@ impl Proxy {
         table: SharedTable,
         reporter: Reporter,
         metrics: Arc<Metrics>,
+        access_logs: Arc<AccessLogs>,
     ) -> io::Result<Self> {
         let mut running = Vec::new();
         let mut threads = Vec::new();
@@ -167,6 +170,7 @@ impl Proxy {
             table,
             reporter,
             metrics,
+            access_logs,
             accept_warnings: CauseLimits::default(),
             refusal_warnings: CauseLimits::default(),
             dial_warnings: CauseLimits::default(),
@@ -326,6 +330,11 @@ impl Proxy {
         listeners
             .map(|(name, running)| (name.clone(), running.local))
             .collect()
+    }
+
+    /// Where HTTP requests are told.
+    pub fn access_logs(&self) -> &AccessLogs {
+        &self.shared.access_logs
     }
 
     /// A closure that lists all live sessions, from any thread.

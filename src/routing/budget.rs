@@ -22,7 +22,6 @@ pub struct RetryBudget {
     balance: AtomicI64,
     /// The present second, and how many free retries it has seen.
     free: AtomicU64,
-    denied: AtomicU64,
 }
 
 impl RetryBudget {
@@ -44,15 +43,7 @@ impl RetryBudget {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |balance| {
                 (balance >= RETRY).then(|| balance - RETRY)
             });
-        if paid.is_err() {
-            self.denied.fetch_add(1, Ordering::Relaxed);
-        }
         paid.is_ok()
-    }
-
-    /// Retries that were not allowed.
-    pub fn denied(&self) -> u64 {
-        self.denied.load(Ordering::Relaxed)
     }
 
     fn take_free(&self, max: u32, second: u64) -> bool {
@@ -81,7 +72,6 @@ mod tests {
         assert!(budget.take(2, now));
         assert!(budget.take(2, now));
         assert!(!budget.take(2, now));
-        assert_eq!(budget.denied(), 1);
         assert!(budget.take(2, now + Duration::from_secs(1)));
     }
 

@@ -42,8 +42,9 @@ use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
 use crate::proxy::http::prepare;
 use crate::proxy::http::prepare::Prepared;
+use crate::proxy::http::prepare::Refusal;
 use crate::proxy::http::prepare::Wanted;
-use crate::proxy::http::prepare::problem_of;
+use crate::proxy::http::record::Record;
 use crate::proxy::http::upstream;
 use crate::proxy::http::upstream::BackendIo;
 use crate::proxy::http::upstream::Upstream;
@@ -52,10 +53,11 @@ use crate::proxy::seek::Found;
 use crate::proxy::seek::Seeker;
 use crate::proxy::seek::report;
 use crate::routing::BackendHandle;
+use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
 use crate::routing::KeySource;
 use crate::routing::LoginKeys;
-use crate::routing::RetryBudget;
+use crate::routing::RetryReason;
 
 /// Answers one request; whatever fails is an answer, too.
 ///
@@ -68,16 +70,28 @@ pub async fn answer(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let mut wanted = Wanted::default();
     let is_one = request.version() < Version::HTTP_2;
-    let answered = match prepare::prepare(request, &link, &mut wanted) {
-        Ok((prepared, request)) => Exchange::new(&link, &prepared).run(request).await,
-        Err(problem) => Err(problem),
+    let (head, incoming) = request.into_parts();
+    let mut record = Record::new(in_flight, &head);
+    let answered = match prepare::prepare((head, incoming), &mut record, &mut wanted) {
+        Ok((prepared, request)) => {
+            let exchange = Exchange {
+                link: &link,
+                prepared: &prepared,
+            };
+            exchange.run(request, &mut record).await
+        }
+        Err(refusal) => Err(refusal),
     };
-    let mut response = answered.unwrap_or_else(|problem| own_answer(problem, &wanted, is_one));
+    let mut response = answered.unwrap_or_else(|refusal| {
+        record.set_cause(refusal.cause);
+        own_answer(refusal, &wanted, is_one)
+    });
+    record.set_status(response.status());
     if is_one && link.cell.grace().is_some() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    Ok(response.map(|source| ResponseBody::new(source, in_flight)))
+    Ok(response.map(|source| ResponseBody::new(source, record)))
 }
 
 /// One request on its way.
@@ -92,6 +106,12 @@ struct Asking<'a> {
     prepared: &'a Prepared,
 }
 
+/// A request, and a place to send it to.
+struct Attempt {
+    found: Found,
+    request: Request<RequestBody>,
+}
+
 /// Why there is no answer of this backend.
 enum Failed {
     /// It has seen nothing of the request.
@@ -99,7 +119,7 @@ enum Failed {
     /// It says that it has not acted on the request.
     Refused(Cause),
     /// It may have acted on the request.
-    Sent(Cause),
+    Sent(Cause, RetryReason),
     /// The route's `timeout` is over.
     Late,
 }
@@ -139,12 +159,12 @@ impl Asker for Asking<'_> {
     }
 }
 
-impl<'a> Exchange<'a> {
-    fn new(link: &'a Arc<Link>, prepared: &'a Prepared) -> Self {
-        Self { link, prepared }
-    }
-
-    async fn run(&self, mut request: Request<RequestBody>) -> Result<Response<Source>, Problem> {
+impl Exchange<'_> {
+    async fn run(
+        &self,
+        mut request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<Response<Source>, Refusal> {
         let asking = Asking {
             link: self.link,
             prepared: self.prepared,
@@ -153,10 +173,12 @@ impl<'a> Exchange<'a> {
         let mut seeker = Seeker::new(&asking, cluster, Vec::new(), &self.link.shared);
         let mut retries = Retries::new(self, &request);
         loop {
-            let found = seeker.next().await.map_err(|end| problem_of(end.cause))?;
+            let found = self.next(&mut seeker, record).await?;
             let backend = found.place.backend().id;
             let handle = Arc::clone(&found.cluster.handle);
-            let failed = match self.attempt(&mut seeker, found, request, &retries).await {
+            let attempt = Attempt { found, request };
+            let attempted = self.attempt(&mut seeker, attempt, &retries, record).await;
+            let failed = match attempted {
                 Ok(response) => {
                     drop(seeker.finish());
                     return Ok(response);
@@ -165,25 +187,45 @@ impl<'a> Exchange<'a> {
             };
             let (next, cause) = match failed {
                 Failed::Unsent(back) => {
+                    handle.http.count_retry(RetryReason::Unsent);
                     request = back;
                     continue;
                 }
-                Failed::Late => return Err(Problem::BackendTimeout),
-                Failed::Refused(cause) => (retries.after_refusal(), cause),
-                Failed::Sent(cause) => (retries.next(&handle.retries), cause),
+                Failed::Late => return Err(Problem::BackendTimeout.into()),
+                Failed::Refused(cause) => {
+                    let reason = RetryReason::Refused;
+                    (retries.after_refusal().map(|it| (it, reason)), cause)
+                }
+                Failed::Sent(cause, reason) => {
+                    (retries.next(&handle).map(|it| (it, reason)), cause)
+                }
             };
-            request = next.ok_or_else(|| problem_of(cause))?;
+            let (next, reason) = next.ok_or_else(|| Refusal::from(cause))?;
+            handle.http.count_retry(reason);
+            request = next;
             seeker.tried.push(backend);
         }
+    }
+
+    /// A backend, as soon as there is one.
+    async fn next(
+        &self,
+        seeker: &mut Seeker<'_, Asking<'_>>,
+        record: &mut Record,
+    ) -> Result<Found, Refusal> {
+        let asked = Instant::now();
+        let found = seeker.next().await;
+        record.wait += asked.elapsed();
+        found.map_err(|end| end.cause.into())
     }
 
     /// Asks one backend, over a connection that is there or a new one.
     async fn attempt(
         &self,
         seeker: &mut Seeker<'_, Asking<'_>>,
-        found: Found,
-        mut request: Request<RequestBody>,
+        Attempt { found, mut request }: Attempt,
         retries: &Retries<'_>,
+        record: &mut Record,
     ) -> Result<Response<Source>, Failed> {
         let by = (self.link.cell.id, found.max_attempts());
         let pool = &self.link.worker.pool;
@@ -194,7 +236,12 @@ impl<'a> Exchange<'a> {
             let is_reused = pooled.is_some();
             let opened = match pooled {
                 Some(upstream) => Ok(upstream),
-                None => self.open(&cluster, entry, &backend).await,
+                None => {
+                    let started = Instant::now();
+                    let opened = self.open(&cluster, entry, &backend).await;
+                    record.connect += started.elapsed();
+                    opened
+                }
             };
             let upstream = match opened {
                 Ok(upstream) => upstream,
@@ -203,11 +250,14 @@ impl<'a> Exchange<'a> {
                     return Err(Failed::Unsent(request));
                 }
             };
+            record.attempts += 1;
+            record.set_backend(&backend);
             let config = Arc::clone(&cluster.config);
             let mut lease = Lease::new(upstream, config, Arc::clone(pool), place);
             match self.send(&mut lease, request).await {
                 Ok(response) if retries.wanted(&cluster, response.status()) => {
-                    return Err(Failed::Sent(Cause::UnexpectedAnswer));
+                    let cause = Cause::UnexpectedAnswer;
+                    return Err(Failed::Sent(cause, RetryReason::Status));
                 }
                 Ok(mut response) => {
                     let by = (self.prepared, &**self.link);
@@ -295,7 +345,7 @@ impl<'a> Exchange<'a> {
                     if cause == Cause::Reset {
                         report(&self.link.shared, &cell.backend, cause);
                     }
-                    Err(Failed::Sent(cause))
+                    Err(Failed::Sent(cause, RetryReason::Lost))
                 }
             },
         }
@@ -322,14 +372,14 @@ impl<'a> Exchange<'a> {
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
         if !prepare::may_switch(&response, self.prepared) {
-            return Err(Failed::Sent(Cause::BadProtocol));
+            return Err(Failed::Sent(Cause::BadProtocol, RetryReason::Lost));
         }
         let upgraded = hyper::upgrade::on(&mut response).await;
         let parts = upgraded
             .ok()
             .and_then(|it| it.downcast::<TokioIo<BackendIo>>().ok());
         let (Some(parts), Some(place)) = (parts, lease.into_place()) else {
-            return Err(Failed::Sent(Cause::BadProtocol));
+            return Err(Failed::Sent(Cause::BadProtocol, RetryReason::Lost));
         };
         self.link.set_upgrade(Upgrade {
             backend: parts.io.into_inner().into_transport(),
@@ -404,13 +454,17 @@ impl<'a> Retries<'a> {
     }
 
     /// After an attempt that may have had an effect.
-    fn next(&mut self, budget: &RetryBudget) -> Option<Request<RequestBody>> {
-        let shared = &self.exchange.link.shared;
+    fn next(&mut self, cluster: &ClusterHandle) -> Option<Request<RequestBody>> {
         let prepared = self.exchange.prepared;
-        let may = self.may()
-            && prepared.is_idempotent
-            && budget.take(prepared.min_retries_per_second, shared.uptime());
-        may.then(|| self.after_refusal()).flatten()
+        if !self.may() || !prepared.is_idempotent {
+            return None;
+        }
+        let now = self.exchange.link.shared.uptime();
+        if !cluster.retries.take(prepared.min_retries_per_second, now) {
+            cluster.http.count_retry_denied();
+            return None;
+        }
+        self.after_refusal()
     }
 
     /// Whether an answer is worth another attempt: the file says so, or the backend is not the one
@@ -440,12 +494,13 @@ fn version(config: &ClusterConfig) -> HttpVersion {
 }
 
 /// What the proxy says itself.
-fn own_answer(problem: Problem, wanted: &Wanted, is_one: bool) -> Response<Source> {
+fn own_answer(refusal: Refusal, wanted: &Wanted, is_one: bool) -> Response<Source> {
+    let problem = refusal.problem;
     let asked = Asked {
         form: wanted.form,
         request_id: wanted.request_id.as_ref(),
     };
-    let mut response = problem::answer(problem, asked, None);
+    let mut response = problem::answer(problem, asked, refusal.retry_after);
     if is_one && problem.closes() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);

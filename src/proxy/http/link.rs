@@ -6,6 +6,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Waker;
@@ -68,6 +69,24 @@ pub struct Upgrade {
 #[derive(Debug)]
 pub struct InFlight {
     link: Arc<Link>,
+    /// Of the request's body; the body counts on while the answer is on its way.
+    received: Arc<AtomicU64>,
+}
+
+impl InFlight {
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Bytes of the request's body so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// For the request's body.
+    pub fn received(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
+    }
 }
 
 impl Link {
@@ -98,6 +117,7 @@ impl Link {
         }
         InFlight {
             link: Arc::clone(self),
+            received: Arc::default(),
         }
     }
 

@@ -11,6 +11,7 @@ mod exchange;
 mod link;
 mod pool;
 mod prepare;
+mod record;
 mod refusal;
 mod serve;
 mod upstream;
