@@ -47,3 +47,72 @@ fn new(random: u128) -> HeaderValue {
     }
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(ids: &[&str]) -> HeaderMap {
+        let id = |id: &&str| (X_REQUEST_ID.clone(), HeaderValue::from_str(id).unwrap());
+        HeaderMap::from_iter(ids.iter().map(id))
+    }
+
+    #[test]
+    fn a_trusted_peers_id_is_kept() {
+        let longest = "x".repeat(MAX_BYTES);
+        for id in [
+            "1",
+            "f058ebd6-02f7-4d3f-942e-904344e8cde5",
+            "a;b=c",
+            &longest,
+        ] {
+            let mut headers = with(&[id]);
+            assert_eq!(apply(&mut headers, true, 0), id);
+            assert_eq!(headers, with(&[id]));
+        }
+    }
+
+    #[test]
+    fn nobody_elses_id_and_no_strange_one_is_kept() {
+        let long = "x".repeat(MAX_BYTES + 1);
+        let strange: [&[&str]; 6] = [&[], &[""], &["a b"], &["\u{e9}"], &[&long], &["1", "2"]];
+        for (ids, trusted) in strange
+            .map(|ids| (ids, true))
+            .into_iter()
+            .chain([(&["1"][..], false)])
+        {
+            let mut headers = with(ids);
+            let id = apply(&mut headers, trusted, 7);
+            assert_eq!(id, "00000000-0000-4000-8000-000000000007");
+            assert_eq!(
+                headers.get_all(&X_REQUEST_ID).iter().collect::<Vec<_>>(),
+                [&id]
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_id_is_all_of_the_random_number_but_version_and_variant() {
+        let id = apply(
+            &mut HeaderMap::new(),
+            false,
+            0x0123_4567_89ab_cdef_fedc_ba98_7654_3210,
+        );
+        assert_eq!(id, "01234567-89ab-4def-bedc-ba9876543210");
+        assert_eq!(new(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+
+    proptest! {
+        #[test]
+        fn different_numbers_give_different_sane_ids(one: u64, two: u64) {
+            // Neither version nor variant is in the lowest 62 bits.
+            let (one, two) = (u128::from(one >> 2), u128::from(two >> 2));
+            prop_assert_eq!(new(one) == new(two), one == two);
+            let mut headers = HeaderMap::new();
+            let id = apply(&mut headers, false, one);
+            prop_assert_eq!(apply(&mut headers, true, two), id);
+        }
+    }
+}
