@@ -4,7 +4,6 @@
 //! trusted; else it is replaced. A trusted peer has to set `X-Forwarded-For`, or remove what its
 //! own client sent: where both kinds are there, `X-Forwarded-For` counts.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 
@@ -18,6 +17,11 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+
+/// What we write, and some that others add after us: request id, `Via`, the connection's.
+const MAX_FIELDS: usize = 10;
+/// All of an element but address and authority.
+const ELEMENT_BYTES: usize = 40;
 
 /// How a request reached us.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +48,8 @@ pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
 /// Writes the fields for the backend and returns the client's address: the peer's, or where it is
 /// trusted the last one that no trusted proxy has.
 pub fn apply(headers: &mut HeaderMap, arrival: &Arrival<'_>, trusted: &[IpNet]) -> IpAddr {
+    // Once instead of again and again.
+    headers.reserve(MAX_FIELDS);
     let peer = arrival.peer.to_canonical();
     if !is_trusted(trusted, peer) {
         remove_claims(headers);
@@ -71,44 +77,59 @@ fn remove_claims(headers: &mut HeaderMap) {
 
 /// Also with underscores: many servers of applications see no difference (CGI, WSGI).
 fn is_claim(name: &HeaderName) -> bool {
-    const X_FORWARDED: &[u8] = b"x-forwarded-";
-    let name = name.as_str().as_bytes();
-    let same = |(wanted, found): (&u8, &u8)| wanted == found || (*wanted, *found) == (b'-', b'_');
-    let prefixed = name.len() > X_FORWARDED.len() && X_FORWARDED.iter().zip(name).all(same);
-    prefixed || name == b"forwarded"
+    match name.as_str().as_bytes() {
+        b"forwarded" => true,
+        [b'x', b'-' | b'_', rest @ ..] => {
+            let rest = rest.strip_prefix(b"forwarded");
+            rest.is_some_and(|rest| matches!(rest, [b'-' | b'_', ..]))
+        }
+        _ => false,
+    }
 }
 
 fn replace(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    insert(headers, &X_FORWARDED_FOR, peer.to_string());
-    headers.insert(
-        &X_FORWARDED_PROTO,
-        HeaderValue::from_static(scheme(arrival)),
-    );
-    if let Some(authority) = arrival.authority {
-        insert(headers, &X_FORWARDED_HOST, authority.to_owned());
-    }
-    headers.insert(&X_FORWARDED_PORT, HeaderValue::from(arrival.port));
-    insert(headers, &FORWARDED, element(arrival, peer));
+    let peer = peer.to_string();
+    insert(headers, &FORWARDED, element(arrival, &peer));
+    insert(headers, &X_FORWARDED_FOR, peer);
+    set_proto(headers, arrival);
+    set_host(headers, arrival);
+    set_port(headers, arrival);
 }
 
 /// The first proxy knows best what the client asked for: its word stays.
 fn append(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    extend(headers, &X_FORWARDED_FOR, &peer.to_string());
+    let peer = peer.to_string();
+    extend(headers, &FORWARDED, element(arrival, &peer));
+    extend(headers, &X_FORWARDED_FOR, peer);
     if !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(
-            &X_FORWARDED_PROTO,
-            HeaderValue::from_static(scheme(arrival)),
-        );
+        set_proto(headers, arrival);
     }
-    if let Some(authority) = arrival.authority
-        && !headers.contains_key(&X_FORWARDED_HOST)
-    {
-        insert(headers, &X_FORWARDED_HOST, authority.to_owned());
+    if !headers.contains_key(&X_FORWARDED_HOST) {
+        set_host(headers, arrival);
     }
     if !headers.contains_key(&X_FORWARDED_PORT) {
-        headers.insert(&X_FORWARDED_PORT, HeaderValue::from(arrival.port));
+        set_port(headers, arrival);
     }
-    extend(headers, &FORWARDED, &element(arrival, peer));
+}
+
+fn set_proto(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
+    let scheme = HeaderValue::from_static(scheme(arrival));
+    headers.insert(&X_FORWARDED_PROTO, scheme);
+}
+
+fn set_host(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
+    if let Some(authority) = arrival.authority {
+        insert(headers, &X_FORWARDED_HOST, authority.to_owned());
+    }
+}
+
+fn set_port(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
+    let port = match arrival.port {
+        443 => HeaderValue::from_static("443"),
+        80 => HeaderValue::from_static("80"),
+        port => HeaderValue::from(port),
+    };
+    headers.insert(&X_FORWARDED_PORT, port);
 }
 
 fn scheme(arrival: &Arrival<'_>) -> &'static str {
@@ -119,20 +140,20 @@ fn scheme(arrival: &Arrival<'_>) -> &'static str {
 }
 
 /// One element of `Forwarded`. The authority has been checked: nothing in it ends a quoted string.
-fn element(arrival: &Arrival<'_>, peer: IpAddr) -> String {
-    let mut text = match peer {
-        IpAddr::V4(peer) => format!("for={peer}"),
-        IpAddr::V6(peer) => format!("for=\"[{peer}]\""),
-    };
-    if let Some(authority) = arrival.authority {
-        // Writing into a string cannot fail.
-        let _ = match authority.contains([':', '[']) {
-            true => write!(text, ";host=\"{authority}\""),
-            false => write!(text, ";host={authority}"),
-        };
+fn element(arrival: &Arrival<'_>, peer: &str) -> String {
+    let authority = arrival.authority.unwrap_or_default();
+    let mut text = String::with_capacity(ELEMENT_BYTES + peer.len() + authority.len());
+    let mut push = |parts: [&str; 3]| parts.iter().for_each(|part| text.push_str(part));
+    match peer.contains(':') {
+        true => push(["for=\"[", peer, "]\""]),
+        false => push(["for=", peer, ""]),
     }
-    text.push_str(";proto=");
-    text.push_str(scheme(arrival));
+    match authority.contains([':', '[']) {
+        _ if authority.is_empty() => {}
+        true => push([";host=\"", authority, "\""]),
+        false => push([";host=", authority, ""]),
+    }
+    push([";proto=", scheme(arrival), ""]);
     text
 }
 
@@ -143,7 +164,10 @@ fn insert(headers: &mut HeaderMap, name: &HeaderName, value: String) {
 }
 
 /// One field with all elements: there are readers that look only at the first field.
-fn extend(headers: &mut HeaderMap, name: &HeaderName, element: &str) {
+fn extend(headers: &mut HeaderMap, name: &HeaderName, element: String) {
+    if !headers.contains_key(name) {
+        return insert(headers, name, element);
+    }
     let mut joined = Vec::new();
     for field in headers.get_all(name) {
         joined.extend_from_slice(field.as_bytes());

@@ -11,6 +11,10 @@ pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A UUID has 36; room for those of other makers, and a bound on what goes into every log line.
 const MAX_BYTES: usize = 128;
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+/// Where the bytes of a UUID stand in its text.
+const DIGITS_AT: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
 /// Keeps a trusted peer's id when it is sane, else sets one made of `random`; returns the one
 /// that goes to the backend and into the logs.
 pub fn apply(headers: &mut HeaderMap, trusted: bool, random: u128) -> HeaderValue {
@@ -38,12 +42,9 @@ fn new(random: u128) -> HeaderValue {
     const VARIANT: u128 = 0b11 << 62;
     let uuid = random & !VERSION & !VARIANT | 0x4 << 76 | 0b10 << 62;
     let mut text = [b'-'; 36];
-    let mut nibble = 128;
-    for (at, byte) in text.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            nibble -= 4;
-            *byte = b"0123456789abcdef"[(uuid >> nibble) as usize & 0xf];
-        }
+    for (at, byte) in DIGITS_AT.into_iter().zip(uuid.to_be_bytes()) {
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 0xf)];
     }
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
