@@ -47,3 +47,50 @@ fn unquoted(value: &str) -> &str {
         .and_then(|rest| rest.strip_suffix('"'));
     inside.unwrap_or(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(fields: &[&'static str]) -> HeaderMap {
+        let field = |text: &&'static str| (COOKIE, HeaderValue::from_static(text));
+        HeaderMap::from_iter(fields.iter().map(field))
+    }
+
+    fn all<'a>(headers: &'a HeaderMap, name: &'a str) -> Vec<&'a str> {
+        values(headers, name).collect()
+    }
+
+    #[test]
+    fn a_cookie_is_found_by_its_whole_name() {
+        let headers = with(&["xsid=1; sid=2;SID=3; sid2=4; =5; sid"]);
+        assert_eq!(all(&headers, "sid"), ["2"]);
+        assert_eq!(all(&headers, "other"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_value_may_be_quoted_empty_or_have_equal_signs() {
+        let headers = with(&["a=\"1\"; b=; c=x=y; d=\""]);
+        let found = ["a", "b", "c", "d"].map(|name| all(&headers, name)[0]);
+        assert_eq!(found, ["1", "", "x=y", "\""]);
+    }
+
+    #[test]
+    fn crumbs_are_read_and_joined_in_order() {
+        let mut headers = with(&["sid=1", "b=2; sid=3", "c=4"]);
+        assert_eq!(all(&headers, "sid"), ["1", "3"]);
+        join(&mut headers);
+        assert_eq!(headers.len(), 1);
+        assert_eq!(headers[COOKIE], "sid=1; b=2; sid=3; c=4");
+        assert_eq!(all(&headers, "sid"), ["1", "3"]);
+    }
+
+    #[test]
+    fn a_single_field_is_left_alone() {
+        for fields in [&[][..], &["a=1; b=2"]] {
+            let mut headers = with(fields);
+            join(&mut headers);
+            assert_eq!(headers, with(fields));
+        }
+    }
+}
