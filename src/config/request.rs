@@ -9,7 +9,6 @@ use http::Method;
 
 use crate::config::HostPattern;
 use crate::config::tree::Node;
-use crate::config::tree::Text;
 use crate::config::values;
 use crate::config::values::Wrong;
 
@@ -58,14 +57,6 @@ fn bracketed(text: &str) -> Option<Ipv6Addr> {
     text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
-/// A host with or without port, as the `Host` header has it.
-pub(super) fn is_authority(text: &str) -> bool {
-    let lower = text.to_ascii_lowercase();
-    let is_host =
-        |host: &str| is_name(host) || host.parse::<Ipv4Addr>().is_ok() || bracketed(host).is_some();
-    is_host(&lower) || values::host_and_port_text(&lower).is_some()
-}
-
 pub(super) fn show_host(host: &HostPattern) -> String {
     match host {
         HostPattern::Exact(host) => host.clone(),
@@ -73,35 +64,33 @@ pub(super) fn show_host(host: &HostPattern) -> String {
     }
 }
 
-/// The text of a path, for a prefix and for the whole.
+/// The text of a path, for a prefix and for the whole. What requests are normalised from or
+/// refused for is refused here too, because it would never match.
 pub(super) fn path(node: &Node) -> Result<String, Wrong> {
     let path = &node.text()?.value;
-    let wrong = |help: &str| Err(Wrong::not("a path", node, help));
-    if path.len() > MAX_PATH_BYTES {
-        return wrong("no request has a path that long");
-    }
-    if !path.starts_with('/') {
-        return wrong("begin it with `/`, as in `/api/`");
-    }
-    if path.contains(['?', '#']) {
-        return wrong("routes look at the path alone: leave out what follows `?` or `#`");
-    }
-    if path.contains('*') {
-        return wrong("a path has no wildcards: `/api/` takes everything below it");
-    }
-    if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return wrong("write other characters as in a URI, `%20` for a space");
-    }
-    if path
-        .split('/')
-        .any(|segment| [".", ".."].contains(&segment))
+    let mut segments = path.split('/');
+    let help = if !path.starts_with('/') {
+        "begin it with `/`, as in `/api/`"
+    } else if path.len() > MAX_PATH_BYTES {
+        "no request has a path that long"
+    } else if path.contains(['?', '#']) {
+        "routes look at the path alone: leave out what follows `?` or `#`"
+    } else if path.contains('*') {
+        "a path has no wildcards: `/api/` takes everything below it"
+    } else if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "write other characters as in a URI, `%20` for a space"
+    } else if path.contains(['\\', '"', '<', '>', '^', '`', '{', '|', '}'])
+        || !is_escaped_well(path)
     {
-        return wrong("write it without `.` and `..`, as requests are compared");
-    }
-    if !is_escaped_well(path) {
-        return wrong("two hexadecimal digits follow a `%`, as in `%20`");
-    }
-    Ok(path.clone())
+        "write it as in a URI, with two hexadecimal digits after each `%`"
+    } else if path.contains("//") {
+        "write one slash: repeated slashes of a request count as one"
+    } else if segments.any(|segment| [".", ".."].contains(&segment)) {
+        "write it without `.` and `..`, which requests are freed of first"
+    } else {
+        return Ok(path.clone());
+    };
+    Err(Wrong::not("a path", node, help))
 }
 
 fn is_escaped_well(path: &str) -> bool {
@@ -140,18 +129,14 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
     })
 }
 
-/// The value of a header. What came from the environment is marked, so that nothing shows it.
+/// The value of a header.
 pub(super) fn header_value(node: &Node) -> Result<HeaderValue, Wrong> {
-    let Text { value, written } = node.text()?;
+    let value = &node.text()?.value;
     if value.trim() != value {
         let help = "take them out: they are not part of a header's value";
         let message = format!("{} has spaces around it", node.shown());
         return Err(Wrong::new(message, help));
     }
-    let mut parsed = HeaderValue::from_str(value).map_err(|_| {
-        let help = "write printable ASCII characters on one line";
-        Wrong::not("the value of a header", node, help)
-    })?;
-    parsed.set_sensitive(written.is_some());
-    Ok(parsed)
+    let help = "write printable ASCII characters on one line";
+    HeaderValue::from_str(value).map_err(|_| Wrong::not("the value of a header", node, help))
 }

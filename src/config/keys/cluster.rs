@@ -202,7 +202,7 @@ pub(in crate::config) static HEALTH_CHECK: Section = Section {
         key(
             "tls",
             Kind::Flag,
-            Is("false"),
+            From("false; with `protocol: http` and no `port`, whether the cluster has `tls`"),
             "http: ask over TLS, with the cluster's `tls` settings.",
         ),
         key(

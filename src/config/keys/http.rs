@@ -148,7 +148,7 @@ pub(in crate::config) static PRESENT: Section = Section {
 };
 
 pub(in crate::config) static HEADER_RULES: Section = Section {
-    what: "header rules",
+    what: "a section of header rules",
     keys: &[
         key(
             "remove",

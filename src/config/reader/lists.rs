@@ -119,11 +119,28 @@ impl<'n> Reader<'n> {
                 report_double(sources, entries, "key");
                 entries
             }
-            Err(wrong) => {
+            Err(mut wrong) => {
+                wrong.help = Some("write names and values, as in `{x-tenant: acme}`".to_owned());
                 sources.error(node.at, wrong);
                 &[]
             }
         }
+    }
+
+    /// A section that is on where it is written, even empty.
+    pub fn switched_section(
+        &self,
+        sources: &mut Sources,
+        name: &'static str,
+    ) -> Option<Reader<'n>> {
+        let node = self.node(name)?;
+        if matches!(node.value, Value::Flag(_) | Value::Null | Value::Text(_)) {
+            let help = format!("write `{name}: {{}}` for the defaults, or remove it");
+            let wrong = Wrong::expected("a map", node);
+            sources.error(node.at, Wrong::new(wrong.message, help));
+            return None;
+        }
+        self.optional_section(sources, name)
     }
 
     /// Puts a value that was written and read elsewhere into the effective configuration.

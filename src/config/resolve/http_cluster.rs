@@ -129,7 +129,7 @@ fn refuse_beside_none(sources: &mut Sources, retry: &Reader<'_>) {
 }
 
 fn read_hedge(sources: &mut Sources, retry: &mut Reader<'_>) -> Option<HedgeConfig> {
-    let mut hedge = retry.optional_section(sources, "hedge")?;
+    let mut hedge = retry.switched_section(sources, "hedge")?;
     let percentile = hedge.ratio(sources, "percentile");
     let min_delay = hedge.duration(sources, "min_delay");
     retry.attach("hedge", hedge);

@@ -11,7 +11,6 @@ use crate::config::reader::Reader;
 use crate::config::request;
 use crate::config::resolve::password::REDACTED;
 use crate::config::source::Sources;
-use crate::config::tree::Entry;
 use crate::config::tree::Node;
 use crate::config::values::Wrong;
 
@@ -60,8 +59,8 @@ pub(super) fn read(sources: &mut Sources, route: &mut Reader<'_>, way: Way) -> H
     };
     let rules = HeaderRules {
         remove: read_remove(sources, &mut section),
-        set: read_values(sources, &mut section, "set", way),
-        add: read_values(sources, &mut section, "add", way),
+        set: read_values(sources, &mut section, "set"),
+        add: read_values(sources, &mut section, "add"),
     };
     for (name, _) in &rules.set {
         if rules.remove.contains(name) {
@@ -77,16 +76,16 @@ pub(super) fn read(sources: &mut Sources, route: &mut Reader<'_>, way: Way) -> H
 fn read_remove(sources: &mut Sources, section: &mut Reader<'_>) -> Vec<HeaderName> {
     let parse = |node: &Node| {
         let name = request::header_name(&node.text()?.value)?;
-        if name == header::HOST {
-            let help = "change it with `set: {host: …}` in `request_headers`";
-            return Err(Wrong::new("a request cannot be without `host`", help));
-        }
         refuse_own(&name).map(|()| name)
     };
     section.values(sources, "remove", parse)
 }
 
 fn refuse_own(name: &HeaderName) -> Result<(), Wrong> {
+    if *name == header::HOST {
+        let help = "leave it out: a request reaches the backend with the host that it asks for";
+        return Err(Wrong::new("`host` cannot be changed", help));
+    }
     if !OWN.contains(&name.as_str()) {
         return Ok(());
     }
@@ -99,13 +98,13 @@ fn read_values(
     sources: &mut Sources,
     section: &mut Reader<'_>,
     key: &'static str,
-    way: Way,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let entries = section.free_map(sources, key);
     let mut found: Vec<(HeaderName, HeaderValue)> = Vec::new();
     let mut shown = Map::new();
     for entry in entries {
-        let name = match read_name(entry, key, way) {
+        let name = request::header_name(&entry.key);
+        let name = match name.and_then(|name| refuse_own(&name).map(|()| name)) {
             Ok(name) => name,
             Err(wrong) => {
                 sources.error(entry.key_at, wrong);
@@ -118,11 +117,11 @@ fn read_values(
             sources.error(entry.key_at, Wrong::new(message, help));
             continue;
         }
-        if is_secret(&name) && entry.value.is_written() {
-            sources.warn_if_own_file_exposed(entry.value.at);
-        }
         match read_value(&entry.value, &name) {
             Ok(value) => {
+                if is_secret(&name) && entry.value.is_written() {
+                    sources.warn_if_own_file_exposed(entry.value.at);
+                }
                 shown.insert(name.to_string(), show_value(&name, &entry.value));
                 found.push((name, value));
             }
@@ -135,22 +134,16 @@ fn read_values(
     found
 }
 
-fn read_name(entry: &Entry, key: &str, way: Way) -> Result<HeaderName, Wrong> {
-    let name = request::header_name(&entry.key)?;
-    if name == header::HOST && (key, way) != ("set", Way::Request) {
-        let help = "change it with `set: {host: …}` in `request_headers`";
-        return Err(Wrong::new("a request has exactly one `host`", help));
-    }
-    refuse_own(&name).map(|()| name)
-}
-
-fn read_value(node: &Node, name: &HeaderName) -> Result<HeaderValue, Wrong> {
-    let value = request::header_value(node)?;
-    let is_host = |value: &HeaderValue| value.to_str().is_ok_and(request::is_authority);
-    if *name == header::HOST && !is_host(&value) {
-        let help = "as in `search.internal` or `search.internal:9200`";
-        return Err(Wrong::not("a host", node, help));
-    }
+/// What is secret is marked, so that nothing that prints a configuration shows it.
+pub(super) fn read_value(node: &Node, name: &HeaderName) -> Result<HeaderValue, Wrong> {
+    let is_secret = is_secret(name);
+    let unsaid = |wrong: Wrong| Wrong {
+        message: format!("this is not a value that `{name}` can have"),
+        ..wrong
+    };
+    let parsed = request::header_value(node);
+    let mut value = parsed.map_err(|wrong| if is_secret { unsaid(wrong) } else { wrong })?;
+    value.set_sensitive(is_secret || !node.is_written());
     Ok(value)
 }
 

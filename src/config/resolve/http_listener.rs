@@ -128,7 +128,7 @@ fn bytes(value: Option<u64>) -> usize {
 }
 
 fn read_access_log(sources: &mut Sources, http: &mut Reader<'_>) -> Option<AccessLogConfig> {
-    let mut log = http.optional_section(sources, "access_log")?;
+    let mut log = http.switched_section(sources, "access_log")?;
     let path = read_log_path(sources, &mut log);
     let sample = log.ratio(sources, "sample");
     http.attach("access_log", log);

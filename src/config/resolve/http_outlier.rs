@@ -16,7 +16,7 @@ const CAUSES: [&str; 4] = [
 ];
 
 pub(super) fn read(sources: &mut Sources, http: &mut Reader<'_>) -> Option<OutlierConfig> {
-    let mut outlier = http.optional_section(sources, "outlier")?;
+    let mut outlier = http.switched_section(sources, "outlier")?;
     let errors = sources.count_errors();
     let config = OutlierConfig {
         consecutive_5xx: count(sources, &mut outlier, "consecutive_5xx"),

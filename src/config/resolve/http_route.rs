@@ -28,6 +28,7 @@ use crate::config::resolve::route::SESSION_CONDITIONS;
 use crate::config::source::Sources;
 use crate::config::tree::At;
 use crate::config::tree::Entry;
+use crate::config::tree::Node;
 use crate::config::tree::Value;
 use crate::config::values;
 use crate::config::values::Wrong;
@@ -123,7 +124,14 @@ fn read_path(sources: &mut Sources, route: &mut Reader<'_>) -> Option<PathPatter
     let node = route.node("path")?;
     if !matches!(node.value, Value::Map(_)) {
         let show = |path: &String| path.as_str().into();
-        let path = route.read(sources, "path", request::path, show);
+        let parse = |node: &Node| match node.value {
+            Value::List(_) => Err(Wrong {
+                help: Some("write a route for each path".to_owned()),
+                ..Wrong::expected("a path", node)
+            }),
+            _ => request::path(node),
+        };
+        let path = route.read(sources, "path", parse, show);
         return path.map(PathPattern::Prefix);
     }
     let pointer = route.pointer_to("path");
@@ -136,7 +144,7 @@ fn read_path(sources: &mut Sources, route: &mut Reader<'_>) -> Option<PathPatter
             let wrong = Wrong::new("`prefix` beside `exact`", "remove one");
             sources.conflict(second.key_at, wrong, "the other one is here", first.key_at);
         }
-        (None, None) => {
+        (None, None) if node.map().is_ok_and(<[Entry]>::is_empty) => {
             let message = "a path needs the key `exact` or `prefix`";
             let help = "as in `{exact: /health}`; `path: /api/` is short for a prefix";
             sources.error(node.at, Wrong::new(message, help));
@@ -186,7 +194,7 @@ fn read_headers(sources: &mut Sources, route: &mut Reader<'_>) -> Vec<HeaderMatc
             shown.insert(name.to_string(), serde_json::json!({"present": true}));
             None
         } else {
-            match request::header_value(&entry.value) {
+            match http_headers::read_value(&entry.value, &name) {
                 Ok(value) => {
                     shown.insert(name.to_string(), show_value(&name, &entry.value));
                     Some(value)
