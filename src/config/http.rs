@@ -12,6 +12,7 @@ use http::Method;
 use ipnet::IpNet;
 
 use crate::cluster::Name;
+use crate::config::ClusterConfig;
 use crate::config::Secret;
 
 /// A listener that routes requests.
@@ -205,6 +206,13 @@ pub struct OutlierConfig {
     /// Share of the cluster's backends that may be ejected at once, 0 to 1; one always may
     /// when others are left.
     pub max_ejected: f64,
+}
+
+impl ClusterConfig {
+    /// How outliers are looked for; `None`: they are not.
+    pub fn outlier(&self) -> Option<&OutlierConfig> {
+        self.http.as_ref()?.outlier.as_ref()
+    }
 }
 
 impl Default for HttpLimits {
