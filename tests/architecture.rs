@@ -65,6 +65,7 @@ const PURE: &[&str] = &[
     "control/lag",
     "control/happening",
     "control/journal",
+    "control/outlier",
 ];
 const IMPURE: &[&str] = &[
     "tokio::",

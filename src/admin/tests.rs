@@ -450,6 +450,7 @@ fn table_with_one_backend() -> RoutingTable {
         since: Instant::now(),
         since_epoch: 1.0,
         warming_since: None,
+        ejected: None,
     };
     let handle = Arc::new(ClusterHandle::new(name.clone()));
     let cluster = ClusterTable::new(cluster, handle, vec![backend], None, None, &[]);

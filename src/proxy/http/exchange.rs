@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use http::HeaderValue;
@@ -40,6 +41,7 @@ use crate::proxy::http::body::Source;
 use crate::proxy::http::link::InFlight;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
+use crate::proxy::http::outcome;
 use crate::proxy::http::prepare;
 use crate::proxy::http::prepare::Prepared;
 use crate::proxy::http::prepare::Refusal;
@@ -52,6 +54,7 @@ use crate::proxy::seek::Asker;
 use crate::proxy::seek::Found;
 use crate::proxy::seek::Seeker;
 use crate::proxy::seek::report;
+use crate::routing::Answer;
 use crate::routing::BackendHandle;
 use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
@@ -122,6 +125,8 @@ enum Failed {
     Sent(Cause, RetryReason),
     /// The route's `timeout` is over.
     Late,
+    /// The client's body came to no end.
+    Client(Cause),
 }
 
 impl Watched for Asking<'_> {
@@ -192,6 +197,7 @@ impl Exchange<'_> {
                     continue;
                 }
                 Failed::Late => return Err(Problem::BackendTimeout.into()),
+                Failed::Client(cause) => return Err(cause.into()),
                 Failed::Refused(cause) => {
                     let reason = RetryReason::Refused;
                     (retries.after_refusal().map(|it| (it, reason)), cause)
@@ -247,6 +253,9 @@ impl Exchange<'_> {
                 Ok(upstream) => upstream,
                 Err(failed) => {
                     seeker.note_failure(&backend, &failed, by);
+                    let lost = (Instant::now(), None);
+                    let answer = Answer::GatewayError;
+                    outcome::note(&self.link.shared, &backend, answer, lost);
                     return Err(Failed::Unsent(request));
                 }
             };
@@ -322,16 +331,25 @@ impl Exchange<'_> {
             None => sending.await,
             Some(limit) => match timeout(limit, sending).await {
                 Ok(answered) => answered,
-                Err(_) => return Err(Failed::Late),
+                Err(_) => {
+                    let late = Answer::GatewayError;
+                    let backend = &upstream.cell.backend;
+                    outcome::note(&self.link.shared, backend, late, (sent, None));
+                    return Err(Failed::Late);
+                }
             },
         };
         let cell = &upstream.cell;
         match answered {
             Ok(response) => {
-                let now = Instant::now();
-                cell.backend
-                    .record_latency(now.saturating_duration_since(sent), now);
-                cell.backend.first_answer().strike(now);
+                let status = Answer::Status(response.status().as_u16());
+                let retry_after = retry_after(&response);
+                outcome::note(
+                    &self.link.shared,
+                    &cell.backend,
+                    status,
+                    (sent, retry_after),
+                );
                 Ok(response)
             }
             Err(mut error) => match error.take_message() {
@@ -342,9 +360,12 @@ impl Exchange<'_> {
                     if is_refusal(&error) {
                         return Err(Failed::Refused(cause));
                     }
-                    if cause == Cause::Reset {
-                        report(&self.link.shared, &cell.backend, cause);
+                    if is_of_client(&error) {
+                        return Err(Failed::Client(cause));
                     }
+                    let lost = Answer::GatewayError;
+                    outcome::note(&self.link.shared, &cell.backend, lost, (sent, None));
+                    report(&self.link.shared, &cell.backend, cause);
                     Err(Failed::Sent(cause, RetryReason::Lost))
                 }
             },
@@ -406,6 +427,25 @@ fn cause_of(error: &hyper::Error) -> Cause {
         return Cause::BadProtocol;
     }
     Cause::Reset
+}
+
+/// Whether it was the client's body that failed.
+fn is_of_client(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if inner.is::<BodyError>() {
+            return true;
+        }
+        source = inner.source();
+    }
+    false
+}
+
+/// `Retry-After` in seconds (RFC 9110, 10.2.3); one that names a date is not heeded.
+fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?;
+    let seconds = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// An HTTP/2 backend that has not processed a request says so (RFC 9113, 8.7).

@@ -9,6 +9,7 @@ mod body;
 mod client_io;
 mod exchange;
 mod link;
+mod outcome;
 mod pool;
 mod prepare;
 mod record;
