@@ -288,6 +288,18 @@ causes! {
     ClaimsReplica => "claims_replica",
     /// Its replication lag is over the listener's `max_lag`.
     Lagging => "lagging",
+    /// It answered too many requests in a row with 5xx or not at all.
+    ServerErrors => "server_errors",
+    /// Too many requests in a row had 502, 503, 504 or no answer from it.
+    GatewayErrors => "gateway_errors",
+    /// It fails more of its requests than the other backends do of theirs.
+    SuccessRate => "success_rate",
+    /// It takes much longer to answer than the other backends.
+    SlowAnswers => "slow_answers",
+    /// It answered 503 and said when to come again (Retry-After).
+    RetryAfter => "retry_after",
+    /// The time of its ejection is over.
+    EjectionOver => "ejection_over",
     /// An operator asked for it.
     AdminCommand => "admin_command",
     /// A reload of the configuration changed it.

@@ -356,11 +356,13 @@ async fn put_in_force(
 ) -> Result<(), ApplyError> {
     proxy.make_way(config).await;
     let bound = proxy.bind(config).map_err(ApplyError::Bind)?;
+    let logs = proxy.access_logs().open(config)?;
     let desired = Desired {
         config: Arc::clone(config),
         tls: tls.clone(),
     };
     control.apply(desired).await?;
+    proxy.access_logs().commit(logs, config);
     proxy.commit(bound, config);
     Ok(())
 }

@@ -22,8 +22,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("throttle", &["cluster"]),
     ("metrics", &["cluster"]),
     ("tls", &["cluster", "config", "net"]),
-    // The table carries ready TLS settings: one fact, one swap.
-    ("routing", &["cluster", "config", "tls"]),
+    // The table carries ready TLS settings: one fact, one swap. Hash keys are read from requests.
+    ("routing", &["cluster", "config", "protocol", "tls"]),
     (
         "control",
         &[
@@ -65,6 +65,7 @@ const PURE: &[&str] = &[
     "control/lag",
     "control/happening",
     "control/journal",
+    "control/outlier",
 ];
 const IMPURE: &[&str] = &[
     "tokio::",

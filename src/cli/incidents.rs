@@ -120,6 +120,8 @@ fn sentence(step: &Value) -> String {
         "split_brain_over" => "split brain over".to_owned(),
         "backend_down" => format!("{backend} down"),
         "backend_up" => format!("{backend} up"),
+        "backend_ejected" => format!("{backend} ejected for its answers"),
+        "backend_returns" => format!("{backend} returns"),
         "role_changed" => format!("{backend} is {} now", word(&step["role"])),
         "new_primary_seen" => format!("new primary {backend} seen"),
         "served_again" => format!("{backend} serves again"),

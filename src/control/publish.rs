@@ -71,12 +71,7 @@ impl Publisher {
                         .map(|entry| Arc::clone(&entry.handle))
                         .or_else(|| self.retired.remove(name))
                         .unwrap_or_else(|| Arc::new(ListenerHandle::new(Arc::clone(name))));
-                    Arc::new(ListenerEntry {
-                        config: listener.clone(),
-                        handle,
-                        tls,
-                        rates,
-                    })
+                    Arc::new(ListenerEntry::new(listener.clone(), handle, tls, rates))
                 }
             };
             self.listeners.insert(Arc::clone(name), entry);

@@ -1,6 +1,8 @@
 //! Bytes to messages and back. No sockets, no clocks, no tokio.
 
 pub mod client_hello;
+pub mod http;
+pub mod http1;
 pub mod mysql;
 pub mod postgres;
 pub mod proxy_header;

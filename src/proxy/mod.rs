@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::config::ListenerConfig;
 use crate::metrics::Metrics;
 use crate::net;
+pub use crate::proxy::http::AccessLogs;
 use crate::proxy::in_force::InForce;
 use crate::proxy::in_force::SharedInForce;
 use crate::proxy::listener::BoundListener;
@@ -60,6 +61,8 @@ use crate::throttle::CauseLimits;
 /// A worker keeps its own connection unless another has this share less: at
 /// few sessions the spread is exact, at many a handover is not worth its cost.
 const IMBALANCE_SHARE: usize = 16;
+/// How long the end of the process waits for the last lines of each access log.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a drain looks whether the last session is gone.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -69,6 +72,7 @@ pub struct Shared {
     pub table: SharedTable,
     pub reporter: Reporter,
     pub metrics: Arc<Metrics>,
+    pub access_logs: AccessLogs,
     pub accept_warnings: CauseLimits,
     pub refusal_warnings: CauseLimits,
     pub dial_warnings: CauseLimits,
@@ -76,6 +80,7 @@ pub struct Shared {
     pub cancel_keys: Arc<CancelKeys>,
     pub door_refusals: Arc<DoorRefusals>,
     workers: Vec<Arc<Worker>>,
+    started: Instant,
     active: AtomicUsize,
     last_session_id: AtomicU64,
 }
@@ -110,6 +115,11 @@ impl Shared {
     /// Client connections of the whole process.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Acquire)
+    }
+
+    /// Time since the data plane was started.
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     fn open(&self) {
@@ -160,6 +170,7 @@ impl Proxy {
         let shared = Shared {
             table,
             reporter,
+            access_logs: AccessLogs::new(metrics.access_log_dropped()),
             metrics,
             accept_warnings: CauseLimits::default(),
             refusal_warnings: CauseLimits::default(),
@@ -168,6 +179,7 @@ impl Proxy {
             cancel_keys: Arc::default(),
             door_refusals: Arc::default(),
             workers: running,
+            started: Instant::now(),
             active: AtomicUsize::new(0),
             last_session_id: AtomicU64::new(0),
         };
@@ -321,6 +333,11 @@ impl Proxy {
             .collect()
     }
 
+    /// Where HTTP requests are told.
+    pub fn access_logs(&self) -> &AccessLogs {
+        &self.shared.access_logs
+    }
+
     /// A closure that lists all live sessions, from any thread.
     pub fn session_views(&self) -> impl Fn() -> Vec<SessionView> + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
@@ -374,11 +391,12 @@ impl Proxy {
         severed
     }
 
-    /// Ends every session and waits for the workers.
+    /// Ends every session, waits for the workers and for what is told of their requests.
     pub fn stop(self) {
         for thread in self.threads {
             thread.join();
         }
+        self.shared.access_logs.flush(FLUSH_TIMEOUT);
     }
 }
 

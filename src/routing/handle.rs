@@ -18,6 +18,7 @@ use crate::cluster::Cause;
 use crate::cluster::Name;
 use crate::cluster::WantedRole;
 use crate::config::Intent;
+use crate::routing::budget::RetryBudget;
 use crate::routing::fate::Fate;
 use crate::routing::fate::Fates;
 use crate::routing::http_tally::BackendHttp;
@@ -25,6 +26,9 @@ use crate::routing::http_tally::ClusterHttp;
 use crate::routing::http_tally::ListenerHttp;
 use crate::routing::lag::Lag;
 use crate::routing::latency::PeakEwma;
+use crate::routing::outcome::Answer;
+use crate::routing::outcome::Outcome;
+use crate::routing::outcome::Outcomes;
 use crate::routing::room::WaitingRoom;
 use crate::routing::tally::Mark;
 use crate::routing::tally::Tally;
@@ -41,6 +45,7 @@ pub struct BackendHandle {
     totals: Arc<Totals>,
     latency: PeakEwma,
     first_answer: Mark,
+    outcomes: Outcomes,
 }
 
 /// What only grows. It belongs to the backend's name: one that moves to another
@@ -56,6 +61,7 @@ struct Totals {
     checks_passed: AtomicU64,
     checks_failed: AtomicU64,
     http: BackendHttp,
+    ejections: Vec<(Cause, AtomicU64)>,
 }
 
 /// Reasons under which a failed connect is counted.
@@ -73,6 +79,15 @@ pub const CONNECT_ERROR_CAUSES: [Cause; 11] = [
     Cause::IoError,
 ];
 
+/// Why a backend is ejected.
+pub const EJECTION_CAUSES: [Cause; 5] = [
+    Cause::ServerErrors,
+    Cause::GatewayErrors,
+    Cause::SuccessRate,
+    Cause::SlowAnswers,
+    Cause::RetryAfter,
+];
+
 impl Default for Totals {
     fn default() -> Self {
         Self {
@@ -85,6 +100,9 @@ impl Default for Totals {
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
             http: BackendHttp::default(),
+            ejections: EJECTION_CAUSES
+                .map(|cause| (cause, AtomicU64::new(0)))
+                .into(),
         }
     }
 }
@@ -101,6 +119,7 @@ impl BackendHandle {
             totals: Arc::default(),
             latency: PeakEwma::default(),
             first_answer: Mark::default(),
+            outcomes: Outcomes::default(),
         }
     }
 
@@ -134,6 +153,34 @@ impl BackendHandle {
     /// When it answered a session for the first time since this was armed.
     pub fn first_answer(&self) -> &Mark {
         &self.first_answer
+    }
+
+    /// What became of one request that it was sent. To be called once for each attempt. The
+    /// cause is for a report to the control plane; one that is lost is only noticed later.
+    #[must_use = "the control plane has to be told"]
+    pub fn record_outcome(&self, outcome: Outcome, now: Instant) -> Option<Cause> {
+        if matches!(outcome.answer, Answer::Status(_)) {
+            self.first_answer.strike(now);
+        }
+        self.outcomes.record(outcome, now)
+    }
+
+    /// What became of all of them.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
+    }
+
+    /// Control plane only.
+    pub fn count_ejection(&self, cause: Cause) {
+        let mut ejections = self.totals.ejections.iter();
+        if let Some((_, counter)) = ejections.find(|(known, _)| *known == cause) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn ejections(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
+        let ejections = self.totals.ejections.iter();
+        ejections.map(|(cause, count)| (*cause, count.load(Ordering::Relaxed)))
     }
 
     /// Takes one of `max` places; `None` when all are taken.
@@ -254,6 +301,8 @@ pub struct ClusterHandle {
     /// Where round robin goes on after a table was replaced.
     pub cursor: AtomicU64,
     pub tally: Tally,
+    /// Of its HTTP requests.
+    pub retries: RetryBudget,
     /// What only HTTP counts.
     pub http: ClusterHttp,
 }
@@ -266,6 +315,7 @@ impl ClusterHandle {
             queues: Default::default(),
             cursor: AtomicU64::new(0),
             tally: Tally::default(),
+            retries: RetryBudget::default(),
             http: ClusterHttp::default(),
         }
     }

@@ -15,6 +15,7 @@ use crate::config::ClusterConfig;
 use crate::config::Intent;
 use crate::config::ListenerConfig;
 use crate::config::Policy;
+use crate::protocol::http::sticky::StickyTokens;
 use crate::routing::entry::BackendEntry;
 use crate::routing::group;
 use crate::routing::group::Place;
@@ -22,6 +23,7 @@ use crate::routing::group::Tier;
 use crate::routing::handle::ClusterHandle;
 use crate::routing::handle::ConnectionGuard;
 use crate::routing::handle::ListenerHandle;
+use crate::routing::http::HttpRoutes;
 use crate::routing::key::KeySource;
 use crate::routing::key::hash_key;
 use crate::routing::rate::RateLimiters;
@@ -45,8 +47,28 @@ pub struct ListenerEntry {
     pub config: ListenerConfig,
     pub handle: Arc<ListenerHandle>,
     pub tls: Option<TlsAcceptor>,
+    /// For finding routes of requests fast; empty where there are none.
+    pub http_routes: HttpRoutes,
     /// Of the HTTP routes.
     pub rates: RateLimiters,
+}
+
+impl ListenerEntry {
+    pub fn new(
+        config: ListenerConfig,
+        handle: Arc<ListenerHandle>,
+        tls: Option<TlsAcceptor>,
+        rates: RateLimiters,
+    ) -> Self {
+        let routes = config.http.as_deref().map_or(&[][..], |http| &http.routes);
+        Self {
+            http_routes: HttpRoutes::new(routes),
+            config,
+            handle,
+            tls,
+            rates,
+        }
+    }
 }
 
 /// One cluster at one moment, with its balancers built.
@@ -58,6 +80,8 @@ pub struct ClusterTable {
     pub tls: Option<TlsConnector>,
     /// Several backends claim to be primary, and nobody is written to.
     pub is_split_brain: bool,
+    /// The cookies of its backends, by position; empty without `sticky`.
+    pub sticky: StickyTokens,
     own_zone: Option<Name>,
     /// One for each intent of the listeners; never empty.
     pools: Vec<Pool>,
@@ -113,6 +137,7 @@ impl ClusterTable {
         });
         Self {
             pools: pools.collect(),
+            sticky: sticky(&config, &backends),
             config,
             handle,
             backends,
@@ -273,6 +298,15 @@ impl ClusterTable {
             .flat_map(Tier::backends)
             .collect()
     }
+}
+
+fn sticky(config: &ClusterConfig, backends: &[BackendEntry]) -> StickyTokens {
+    let http = config.http.as_deref();
+    let Some(sticky) = http.and_then(|http| http.sticky.as_ref()) else {
+        return StickyTokens::default();
+    };
+    let names = backends.iter().map(|backend| &*backend.config.name);
+    StickyTokens::new(sticky.secret.expose().as_bytes(), &config.name, names)
 }
 
 /// The one place where the planes meet on the way down.

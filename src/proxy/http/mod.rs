@@ -9,8 +9,11 @@ mod body;
 mod client_io;
 mod exchange;
 mod link;
+mod outcome;
 mod pool;
 mod prepare;
+mod record;
+mod refusal;
 mod serve;
 mod upstream;
 

@@ -49,7 +49,7 @@ pub struct UpstreamCell {
     pub intent: Intent,
     pub opened: Instant,
     /// Exchanges under way.
-    pub busy: AtomicU32,
+    busy: AtomicU32,
     requests: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
@@ -97,9 +97,29 @@ impl UpstreamCell {
         }
     }
 
-    /// Counts a request; returns how many there were with it.
-    pub fn count_request(&self) -> u64 {
-        self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    /// An exchange is under way until [`Self::end`].
+    pub fn begin(&self) {
+        if self.busy.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.backend.http().take();
+        }
+    }
+
+    pub fn end(&self) {
+        if self.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.backend.http().rest();
+        }
+    }
+
+    /// Exchanges under way.
+    pub fn busy(&self) -> u32 {
+        self.busy.load(Ordering::Acquire)
+    }
+
+    /// Counts a request that goes over this connection.
+    pub fn count_request(&self) {
+        if self.requests.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.backend.http().count_reused();
+        }
     }
 
     pub fn requests(&self) -> u64 {
@@ -118,7 +138,7 @@ impl UpstreamCell {
             Fate::Serve => return,
             Fate::Sever { cause } => cause,
             Fate::Drain { deadline, cause } | Fate::Grace { deadline, cause } => {
-                if self.busy.load(Ordering::Acquire) > 0 && now < deadline {
+                if self.busy() > 0 && now < deadline {
                     return;
                 }
                 cause
@@ -229,6 +249,7 @@ fn drive(
     cell: Arc<UpstreamCell>,
     connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static,
 ) {
+    cell.backend.http().open();
     tokio::spawn(async move {
         tokio::select! {
             ended = connection => {
@@ -239,6 +260,7 @@ fn drive(
             () = cell.wake.notified() => {}
         }
         cell.count();
+        cell.backend.http().close();
     });
 }
 
