@@ -146,6 +146,7 @@ fn backends(count: u16) -> Vec<BackendEntry> {
             since: now,
             since_epoch: 0.0,
             warming_since: None,
+            ejected: None,
         }
     };
     (0..count).map(backend).collect()

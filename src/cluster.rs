@@ -16,6 +16,52 @@ pub type Name = Arc<str>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(pub u64);
 
+/// The first digit of an HTTP status (RFC 9110, 15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatusClass {
+    /// The client got no answer.
+    None,
+    Informational,
+    Successful,
+    Redirection,
+    ClientError,
+    ServerError,
+}
+
+impl StatusClass {
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::Informational,
+        Self::Successful,
+        Self::Redirection,
+        Self::ClientError,
+        Self::ServerError,
+    ];
+
+    /// Statuses over 599 count as errors of the server, as RFC 9110 wants it.
+    pub fn of(status: Option<u16>) -> Self {
+        match status {
+            None => Self::None,
+            Some(..200) => Self::Informational,
+            Some(200..300) => Self::Successful,
+            Some(300..400) => Self::Redirection,
+            Some(400..500) => Self::ClientError,
+            Some(500..) => Self::ServerError,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Informational => "1xx",
+            Self::Successful => "2xx",
+            Self::Redirection => "3xx",
+            Self::ClientError => "4xx",
+            Self::ServerError => "5xx",
+        }
+    }
+}
+
 /// What the health checks say about a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Health {
@@ -242,6 +288,18 @@ causes! {
     ClaimsReplica => "claims_replica",
     /// Its replication lag is over the listener's `max_lag`.
     Lagging => "lagging",
+    /// It answered too many requests in a row with 5xx or not at all.
+    ServerErrors => "server_errors",
+    /// Too many requests in a row had 502, 503, 504 or no answer from it.
+    GatewayErrors => "gateway_errors",
+    /// It fails more of its requests than the other backends do of theirs.
+    SuccessRate => "success_rate",
+    /// It takes much longer to answer than the other backends.
+    SlowAnswers => "slow_answers",
+    /// It answered 503 and said when to come again (Retry-After).
+    RetryAfter => "retry_after",
+    /// The time of its ejection is over.
+    EjectionOver => "ejection_over",
     /// An operator asked for it.
     AdminCommand => "admin_command",
     /// A reload of the configuration changed it.
@@ -262,6 +320,18 @@ causes! {
     CancelForwarded => "cancel_forwarded",
     /// A CancelRequest whose key no session has, or from an address that has guessed too often.
     CancelUnknown => "cancel_unknown",
+    /// A request that breaks the rules of HTTP.
+    BadRequest => "bad_request",
+    /// A request's body is longer than `max_body`.
+    BodyTooLarge => "body_too_large",
+    /// A body stood still for `body_timeout`.
+    BodyTimeout => "body_timeout",
+    /// The answer did not begin within the route's `timeout`.
+    AnswerTimeout => "answer_timeout",
+    /// The client is over its route's `rate_limit`.
+    RateLimited => "rate_limited",
+    /// HTTP/2 frames that cost more than they ask for.
+    Flood => "flood",
     /// The access list denies this client.
     Denied => "denied",
     /// No route matches the requested server name.

@@ -20,7 +20,8 @@ pub const MAX_PENDING_REPORTS: usize = 1024;
 pub struct Report {
     pub backend: BackendId,
     /// `ConnectRefused`, `ConnectTimeout`, `Unreachable`, `TlsFailed`, `Reset` or `EarlyClose`;
-    /// in the backend's own words `StartingUp`, `ShuttingDown`, `TooManyConnections` or `ReadOnly`.
+    /// in the backend's own words `StartingUp`, `ShuttingDown`, `TooManyConnections` or `ReadOnly`;
+    /// of its answers over HTTP `ServerErrors`, `GatewayErrors` or `RetryAfter`.
     pub cause: Cause,
 }
 

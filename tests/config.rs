@@ -19,7 +19,7 @@ const LISTENER: &str = "listeners: {main: {bind: '127.0.0.1:5432', cluster: db}}
 const CLUSTER: &str = "clusters: {db: {backends: ['a:1', 'b:1']}}\n";
 
 /// Broken files that must exist, so that nobody prunes them by mistake.
-const MIN_BROKEN_FILES: usize = 190;
+const MIN_BROKEN_FILES: usize = 235;
 
 #[test]
 fn every_broken_file_gets_its_exact_messages() {
@@ -428,7 +428,24 @@ clusters:
       on_fenced: sever
       authority: {kind: patroni, port: 8008}
       on_event: [{events: [primary_lost], command: [/bin/page]}, {url: 'https://a.b/c'}]
+  web:
+    protocol: http
+    backends: [w:1, w:2]
+    tls: {alpn: [h2]}
+    balance: {policy: consistent_hash, hash: {key: 'header:x-a'}}
+    http:
+      version: 2
+      retry: {attempts: 1, budget: 0.2, statuses: [503], hedge: {percentile: 0.9}}
+      sticky: {cookie: a, secret: '0123456789abcdef', max_age: 1d}
+      outlier: {latency_factor: 2.5, max_ejected: 0.3}
 listeners:
+  web:
+    bind: 0.0.0.0:80
+    routes:
+      - {host: '*.a.b', path: /x/, method: [GET, PUT], header: {x-a: b, x-c: {present: true}}, cluster: web}
+      - {path: {exact: /}, cluster: web, request_headers: {set: {x-a: '${A:-b}'}, add: {x-b: c}, remove: [x-c]}}
+      - {path: /y, cluster: web, rate_limit: {requests: 5, burst: 9}, timeout: 1s}
+    http: {max_head: 16KiB, max_body: 1GiB, trusted: [10.0.0.0/8], access_log: {sample: 0.5}}
   read:
     bind: 0.0.0.0:5433
     cluster: pg

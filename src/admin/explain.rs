@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::admin::view;
 use crate::config::Fallback;
 use crate::config::Intent;
 use crate::config::MaxLag;
@@ -280,7 +281,7 @@ fn intent(intent: Intent) -> Value {
 }
 
 fn backend(entry: &BackendEntry, standing: Standing, now: Instant) -> Value {
-    let (standing, reason) = told(standing);
+    let (standing, reason) = told(standing, now);
     let config = &entry.config;
     json!({
         "name": &*config.name,
@@ -296,10 +297,11 @@ fn backend(entry: &BackendEntry, standing: Standing, now: Instant) -> Value {
         "max_connections": config.max_connections,
         "latency_seconds": entry.handle.latency(now).as_secs_f64(),
         "warming": entry.warming_since.is_some(),
+        "ejected": view::ejection(entry, now),
     })
 }
 
-fn told(standing: Standing) -> (&'static str, String) {
+fn told(standing: Standing, now: Instant) -> (&'static str, String) {
     let excluded = |reason: String| ("excluded", reason);
     match standing {
         Standing::Picked => ("picked", "the policy picks it".to_owned()),
@@ -315,6 +317,14 @@ fn told(standing: Standing) -> (&'static str, String) {
             Exclusion::Health(health, cause) => format!("{} ({cause})", health.as_str()),
             Exclusion::Role(role, cause) => format!("its role is {} ({cause})", role.as_str()),
             Exclusion::Lagging => "its lag is over max_lag".to_owned(),
+            Exclusion::Ejected(ejection) => {
+                let left = ejection.until.saturating_duration_since(now);
+                format!(
+                    "ejected: {}, for {:.0} s more",
+                    ejection.cause,
+                    left.as_secs_f64().ceil()
+                )
+            }
         }),
     }
 }

@@ -28,6 +28,9 @@ pub fn publish(table: &RoutingTable, scrape: &Scrape) {
             if cluster.config.health_check.kind.tells_roles() {
                 publish_backend_role(name, backend, scrape);
             }
+            if cluster.config.outlier().is_some() {
+                publish_backend_ejection(name, backend, scrape);
+            }
         }
     }
 }
@@ -105,6 +108,16 @@ fn publish_backend_role(cluster: &str, backend: &BackendEntry, scrape: &Scrape) 
     }
     if let Some(bytes) = lag.bytes() {
         scrape.gauge(&names::BACKEND_LAG_BYTES, &[cluster, name], bytes as f64);
+    }
+}
+
+fn publish_backend_ejection(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {
+    let name = &*backend.config.name;
+    let ejected = flag(backend.ejected.is_some());
+    scrape.gauge(&names::BACKEND_EJECTED, &[cluster, name], ejected);
+    for (cause, count) in backend.handle.ejections() {
+        let labels = [cluster, name, cause.as_str()];
+        scrape.counter(&names::BACKEND_EJECTIONS, &labels, count);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
 use crate::routing::ListenerEntry;
 use crate::routing::ListenerHandle;
+use crate::routing::RateLimiters;
 use crate::routing::RoutingTable;
 use crate::shutdown::Stage;
 use std::os::unix::fs::PermissionsExt;
@@ -449,14 +450,17 @@ fn table_with_one_backend() -> RoutingTable {
         since: Instant::now(),
         since_epoch: 1.0,
         warming_since: None,
+        ejected: None,
     };
     let handle = Arc::new(ClusterHandle::new(name.clone()));
     let cluster = ClusterTable::new(cluster, handle, vec![backend], None, None, &[]);
-    let listener = ListenerEntry {
-        config: config.listeners[0].clone(),
-        handle: Arc::new(ListenerHandle::new("front".into())),
-        tls: None,
-    };
+    let handle = Arc::new(ListenerHandle::new("front".into()));
+    let listener = ListenerEntry::new(
+        config.listeners[0].clone(),
+        handle,
+        None,
+        RateLimiters::default(),
+    );
     RoutingTable {
         clusters: [(name, Arc::new(cluster))].into(),
         listeners: [("front".into(), Arc::new(listener))].into(),

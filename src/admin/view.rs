@@ -117,6 +117,7 @@ fn backend(entry: &BackendEntry, now: Instant) -> Value {
         "role_cause": entry.role_cause.as_str(),
         "lag_seconds": lag.time().map(|time| time.as_secs_f64()),
         "lag_bytes": lag.bytes(),
+        "ejected": ejection(entry, now),
         "since": entry.since_epoch,
         "weight": config.weight,
         "tier": config.tier,
@@ -126,6 +127,15 @@ fn backend(entry: &BackendEntry, now: Instant) -> Value {
         "connections_total": entry.handle.total(),
         "latency_seconds": entry.handle.latency(now).as_secs_f64(),
     })
+}
+
+/// Why passive health leaves it alone and for how long; null when it does not.
+pub fn ejection(entry: &BackendEntry, now: Instant) -> Value {
+    let left = |until: Instant| until.saturating_duration_since(now).as_secs_f64();
+    json!(entry.ejected.map(|it| json!({
+        "cause": it.cause.as_str(),
+        "for_seconds": left(it.until),
+    })))
 }
 
 fn session(view: &SessionView) -> Value {

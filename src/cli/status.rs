@@ -84,8 +84,21 @@ fn row(cluster: &str, backend: &Value, now_epoch: f64) -> [String; 9] {
         word(&backend["connections_active"]),
         word(&backend["connections_total"]),
         age((now_epoch - since).max(0.0)),
-        word(&backend["cause"]),
+        cause(backend),
     ]
+}
+
+/// Why its health is what it is; of one that is ejected, why and for how long.
+fn cause(backend: &Value) -> String {
+    let ejected = &backend["ejected"];
+    match ejected["for_seconds"].as_f64() {
+        Some(left) => format!(
+            "ejected ({}), {} more",
+            word(&ejected["cause"]),
+            age(left.ceil())
+        ),
+        None => word(&backend["cause"]),
+    }
 }
 
 /// Columns as wide as their longest cell, two spaces apart.
@@ -170,6 +183,14 @@ orders   pg2                down    ready  100     3       12345  2s     connect
 orders: 2 sessions held, 0 queued
 ";
         assert_eq!(picture(&status, 100_000.0), expected);
+    }
+
+    #[test]
+    fn one_that_is_ejected_shows_why_and_for_how_long() {
+        let mut backend = json!({ "cause": "check_passed", "ejected": null });
+        assert_eq!(cause(&backend), "check_passed");
+        backend["ejected"] = json!({ "cause": "success_rate", "for_seconds": 22.1 });
+        assert_eq!(cause(&backend), "ejected (success_rate), 23s more");
     }
 
     #[test]

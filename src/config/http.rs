@@ -12,10 +12,11 @@ use http::Method;
 use ipnet::IpNet;
 
 use crate::cluster::Name;
+use crate::config::ClusterConfig;
 use crate::config::Secret;
 
 /// A listener that routes requests.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct HttpListenerConfig {
     /// The most specific match wins, not the first; see `routing::http`.
     pub routes: Vec<HttpRoute>,
@@ -207,6 +208,13 @@ pub struct OutlierConfig {
     pub max_ejected: f64,
 }
 
+impl ClusterConfig {
+    /// How outliers are looked for; `None`: they are not.
+    pub fn outlier(&self) -> Option<&OutlierConfig> {
+        self.http.as_ref()?.outlier.as_ref()
+    }
+}
+
 impl Default for HttpLimits {
     fn default() -> Self {
         Self {
@@ -219,18 +227,6 @@ impl Default for HttpLimits {
             body_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(60),
             max_age: Duration::ZERO,
-        }
-    }
-}
-
-impl Default for HttpListenerConfig {
-    fn default() -> Self {
-        Self {
-            routes: Vec::new(),
-            limits: HttpLimits::default(),
-            trusted: Vec::new(),
-            allow_connect: false,
-            access_log: None,
         }
     }
 }

@@ -4,15 +4,19 @@
 //! all keys, and `resolve/` turns the tree into the types below, reporting every error
 //! at once. Nothing here has an `Option` that only stands for a missing default.
 
+mod balance;
 mod diagnostic;
 mod env;
 mod file;
+mod hash_key;
 mod http;
 mod include;
 mod keys;
 mod reader;
+mod request;
 mod resolve;
 mod schema;
+mod secret;
 mod sizes;
 mod source;
 mod tree;
@@ -30,6 +34,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use balance::BalanceConfig;
+pub use balance::HashAlgorithm;
+pub use balance::HashConfig;
+pub use balance::HashKey;
+pub use balance::Policy;
 pub use diagnostic::Diagnostic;
 pub use diagnostic::Diagnostics;
 pub use diagnostic::Place;
@@ -51,6 +60,7 @@ pub use http::RateLimit;
 pub use http::RetryConfig;
 pub use http::RouteActions;
 pub use http::StickyConfig;
+pub use secret::Secret;
 pub use watch::FileWatcher;
 
 use crate::cluster::Name;
@@ -253,53 +263,6 @@ pub struct DatabaseCheck {
 pub struct RolePaths {
     pub primary: String,
     pub replica: String,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct BalanceConfig {
-    pub policy: Policy,
-    /// What is hashed; read by consistent hashing only.
-    pub key: HashKey,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Policy {
-    RoundRobin,
-    LeastConnections,
-    RandomTwo,
-    LeastLatency,
-    ConsistentHash(HashConfig),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HashConfig {
-    pub algorithm: HashAlgorithm,
-    /// No backend gets more than this many times the average; always ≥ 1. `None` = unbounded.
-    pub bounded_load: Option<f64>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HashKey {
-    ClientIp,
-    ClientIpPort,
-    Sni,
-    /// Of the PostgreSQL or MySQL login.
-    User,
-    Database,
-    /// A parameter of PostgreSQL's startup message, or a setting in its `options`.
-    StartupParameter(Name),
-    /// Of a request: the value of a header, of a cookie, of a query parameter, or the path.
-    Header(::http::HeaderName),
-    Cookie(Name),
-    Query(Name),
-    Path,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HashAlgorithm {
-    Maglev,
-    Ring,
-    Rendezvous,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -589,26 +552,6 @@ pub enum LogLevel {
     Warn,
     Info,
     Debug,
-}
-
-/// A value that is never printed, logged or served.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("<redacted>")
-    }
 }
 
 impl std::fmt::Display for Host {

@@ -3,6 +3,7 @@
 //! Every getter returns a value even where it found a problem: the load has
 //! failed by then, and going on finds the next problem.
 
+mod lists;
 mod strange;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::config::reader::strange::join;
 use crate::config::reader::strange::later_word;
 use crate::config::reader::strange::report_double;
 use crate::config::reader::strange::unknown_key;
+use crate::config::sizes;
 use crate::config::source::Sources;
 use crate::config::tree::At;
 use crate::config::tree::Entry;
@@ -275,6 +277,17 @@ impl<'n> Reader<'n> {
         self.read(sources, name, parse, |value| (*value).into())
     }
 
+    /// A number of bytes.
+    pub fn size(&mut self, sources: &mut Sources, name: &'static str) -> Option<u64> {
+        let Kind::Size(min, max) = self.key(name).kind else {
+            unreachable!("the table says that {name} is a size")
+        };
+        let parse = |node: &Node| sizes::size(node, &(min..=max));
+        self.read(sources, name, parse, |value| {
+            sizes::show_size(*value).into()
+        })
+    }
+
     pub fn flag(&mut self, sources: &mut Sources, name: &'static str) -> bool {
         self.read(sources, name, values::flag, |value| (*value).into())
             .unwrap_or_default()
@@ -288,64 +301,6 @@ impl<'n> Reader<'n> {
         };
         self.read(sources, name, parse, |(_, written)| written.as_str().into())
             .map(|(value, _)| value)
-    }
-
-    /// A list of texts that are not empty, served as they were written. Absent = empty.
-    pub fn texts(&mut self, sources: &mut Sources, name: &'static str) -> Vec<String> {
-        let Some(nodes) = self.list(sources, name) else {
-            return Vec::new();
-        };
-        let mut texts = Vec::new();
-        let mut written = Vec::new();
-        for node in nodes {
-            match node.text() {
-                Ok(text) if text.value.is_empty() => {
-                    sources.error(node.at, Wrong::new("this text is empty", "remove it"));
-                }
-                Ok(text) => {
-                    texts.push(text.value.clone());
-                    written.push(text.written());
-                }
-                Err(wrong) => sources.error(node.at, wrong),
-            }
-        }
-        self.effective.insert(name.to_owned(), written.into());
-        texts
-    }
-
-    /// A list of values of one kind. Absent = empty.
-    pub fn values<T: ToString>(
-        &mut self,
-        sources: &mut Sources,
-        name: &'static str,
-        parse: impl Fn(&Node) -> Result<T, Wrong>,
-    ) -> Vec<T> {
-        let mut found = Vec::new();
-        for node in self.list(sources, name).unwrap_or_default() {
-            match parse(node) {
-                Ok(value) => found.push(value),
-                Err(wrong) => sources.error(node.at, wrong),
-            }
-        }
-        if self.entry(name).is_some() {
-            let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
-            self.effective.insert(name.to_owned(), shown.into());
-        }
-        found
-    }
-
-    /// Names of protocols; TLS gives each one byte for its length.
-    pub fn alpn(&mut self, sources: &mut Sources) -> Vec<String> {
-        let parse = |node: &Node| {
-            let text = node.text()?;
-            let printable = text.value.bytes().all(|byte| byte.is_ascii_graphic());
-            if printable && (1..=255).contains(&text.value.len()) {
-                return Ok(text.value.clone());
-            }
-            let message = format!("{} is not the name of a protocol", node.shown());
-            Err(Wrong::new(message, "as in `h2` or `postgresql`"))
-        };
-        self.values(sources, "alpn", parse)
     }
 
     /// The path of a file that others will read; it is to be watched.
@@ -380,6 +335,8 @@ fn default_node(text: &str, at: At) -> Node {
         Value::Integer(value)
     } else if let Ok(value) = text.parse() {
         Value::Flag(value)
+    } else if let Ok(value) = text.parse() {
+        Value::Number(value)
     } else {
         Value::Text(Text {
             value: text.to_owned(),

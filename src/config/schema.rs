@@ -63,9 +63,10 @@ fn property(key: &Key) -> Json {
     };
     value["description"] = description.into();
     if let Unwritten::Is(text) = key.default {
-        value["default"] = match (text.parse::<u64>(), text.parse::<bool>()) {
-            (Ok(number), _) => number.into(),
-            (_, Ok(flag)) => flag.into(),
+        value["default"] = match (key.kind, text.parse::<u64>(), text.parse::<bool>()) {
+            (_, Ok(number), _) => number.into(),
+            (_, _, Ok(flag)) => flag.into(),
+            (Kind::Ratio(_, _), ..) => text.parse::<f64>().map_or(text.into(), Json::from),
             _ => text.into(),
         };
     }
@@ -97,6 +98,11 @@ fn kind(kind_of: &Kind) -> Json {
         Kind::Choice(words) => json!({"anyOf": [{"enum": words}, variable]}),
         Kind::List(item) => json!({"type": "array", "minItems": 1, "items": kind(item)}),
         Kind::Section(inner) => section(inner),
+        Kind::Map(value) => json!({
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": kind(value),
+        }),
         Kind::Named(inner) => json!({
             "type": "object",
             "minProperties": 1,

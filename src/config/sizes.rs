@@ -24,10 +24,15 @@ pub(super) fn size(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Wron
     let text = match &node.value {
         Value::Text(text) => text.value.trim(),
         Value::Integer(value) => {
-            return Err(Wrong::new(
-                format!("{} has no unit", node.shown()),
-                format!("write `{value}MiB`, or `{value}B` for single bytes"),
-            ));
+            let mebibytes = u64::try_from(*value)
+                .ok()
+                .and_then(|it| it.checked_mul(1 << 20));
+            let help = match mebibytes.filter(|bytes| range.contains(bytes)) {
+                Some(_) => format!("write `{value}MiB`, or `{value}B` for single bytes"),
+                None => format!("write `{value}B` for single bytes"),
+            };
+            let message = format!("{} has no unit", node.shown());
+            return Err(Wrong::new(message, help));
         }
         Value::Number(_) => return Err(Wrong::not("a size", node, help)),
         _ => return Err(Wrong::expected("a size", node)),

@@ -291,21 +291,29 @@ fn indent(line: &str) -> usize {
 /// Where the value of the first secret key of a line begins.
 fn secret_key_end(line: &str) -> Option<usize> {
     let lower = line.to_ascii_lowercase();
-    // The address of a web hook is a secret too: who knows it may post there.
-    ["password", "token", "secret", "url"]
-        .iter()
-        .filter_map(|word| {
-            let mut from = 0;
-            while let Some(found) = lower[from..].find(word) {
-                from += found + word.len();
-                let rest = lower[from..].trim_start_matches(['"', '\'', ' ']);
-                if rest.starts_with(':') {
-                    return Some(lower.len() - rest.len() + 1);
-                }
+    // The address of a web hook is a secret too: who knows it may post there. So are headers that
+    // let in, such as `x-clickhouse-key`.
+    [
+        "password",
+        "token",
+        "secret",
+        "url",
+        "authorization",
+        "-key",
+    ]
+    .iter()
+    .filter_map(|word| {
+        let mut from = 0;
+        while let Some(found) = lower[from..].find(word) {
+            from += found + word.len();
+            let rest = lower[from..].trim_start_matches(['"', '\'', ' ']);
+            if rest.starts_with(':') {
+                return Some(lower.len() - rest.len() + 1);
             }
-            None
-        })
-        .min()
+        }
+        None
+    })
+    .min()
 }
 
 /// Reads a small regular file as text. Never waits: a FIFO or a device is refused.

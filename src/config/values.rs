@@ -9,9 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::cluster::Name;
-use crate::config::HashKey;
 use crate::config::Host;
-use crate::config::keys;
 use crate::config::tree::Node;
 use crate::config::tree::Value;
 
@@ -257,7 +255,7 @@ pub(super) fn show_duration(value: Duration) -> String {
 }
 
 /// Longest name that is written: it is a metric label and stands in every log line.
-const MAX_NAME_BYTES: usize = 128;
+pub(super) const MAX_NAME_BYTES: usize = 128;
 
 pub(super) fn name(node: &Node) -> Result<Name, Wrong> {
     let text = node.text()?;
@@ -400,37 +398,6 @@ pub(super) fn network(node: &Node) -> Result<IpNet, Wrong> {
         ));
     }
     Ok(network)
-}
-
-/// What is hashed: a word, or `startup:NAME`.
-pub(super) fn hash_key(node: &Node) -> Result<HashKey, Wrong> {
-    let Some(name) = node.word().and_then(|word| {
-        let (kind, name) = word.split_once(':')?;
-        (kind == "startup").then(|| name.to_owned())
-    }) else {
-        return Ok(match choice(node, keys::HASH_KEYS)? {
-            "client_ip_port" => HashKey::ClientIpPort,
-            "sni" => HashKey::Sni,
-            "user" => HashKey::User,
-            "database" => HashKey::Database,
-            _ => HashKey::ClientIp,
-        });
-    };
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
-    match name.as_str() {
-        "user" | "database" => Err(Wrong::new(
-            format!("{} has a word of its own", node.shown()),
-            format!("write `key: {name}`"),
-        )),
-        _ if !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.chars().all(allowed) => {
-            Ok(HashKey::StartupParameter(Name::from(name)))
-        }
-        _ => Err(Wrong::not(
-            "a startup parameter",
-            node,
-            "as in `startup:application_name` or `startup:app.tenant`",
-        )),
-    }
 }
 
 /// Status codes of a health check: `200` or `200-299`.

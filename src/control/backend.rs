@@ -32,6 +32,7 @@ use crate::control::lag::LagGate;
 use crate::control::probe::Target;
 use crate::routing::BackendEntry;
 use crate::routing::BackendHandle;
+use crate::routing::Ejection;
 use crate::routing::Fate;
 use crate::routing::Fates;
 
@@ -91,7 +92,9 @@ pub struct BackendState {
     pub reported: Option<Cause>,
     /// Until when sessions may go on; set while it is not ready.
     drain_deadline: Option<Instant>,
-    warming_since: Option<Instant>,
+    pub warming_since: Option<Instant>,
+    /// Its answers are bad.
+    pub ejected: Option<Ejection>,
     since: Moment,
     /// What it said of itself last.
     pub evidence: Evidence,
@@ -116,7 +119,7 @@ pub struct BackendState {
     measured: Lag,
     /// What the handle was told last.
     fates: Option<Fates>,
-    log_budget: LogBudget,
+    pub log_budget: LogBudget,
 }
 
 /// Changes of one backend's health that are logged per minute. Who sees twenty
@@ -126,7 +129,7 @@ const LOG_WINDOW: Duration = Duration::from_secs(60);
 
 /// Keeps a flapping backend from flooding the log.
 #[derive(Debug, Default)]
-struct LogBudget {
+pub struct LogBudget {
     window_start: Option<Instant>,
     logged: u32,
     suppressed: u32,
@@ -134,7 +137,7 @@ struct LogBudget {
 
 impl LogBudget {
     /// How many lines were left out before this one; `None`: leave it out, too.
-    fn admit(&mut self, now: Instant) -> Option<u32> {
+    pub fn admit(&mut self, now: Instant) -> Option<u32> {
         let within = |start| now.saturating_duration_since(start) < LOG_WINDOW;
         if !self.window_start.is_some_and(within) {
             self.window_start = Some(now);
@@ -168,6 +171,7 @@ impl BackendState {
             reported: None,
             drain_deadline: None,
             warming_since: None,
+            ejected: None,
             since: now,
             evidence: Evidence::Silent,
             observed: 0,
@@ -277,6 +281,7 @@ impl BackendState {
             role_cause: self.role_cause,
             timeline: self.evidence.timeline(),
             is_eligible: self.is_eligible(),
+            ejected: self.ejected.map(|ejection| ejection.cause),
         }
     }
 
@@ -486,6 +491,7 @@ impl BackendState {
             self.leave(now);
             self.handle = handle;
             self.fates = None;
+            self.ejected = None;
         }
         self.address = Some(address);
         self.flight = None;
@@ -527,6 +533,7 @@ impl BackendState {
             since: self.since.instant,
             since_epoch: self.since.epoch_seconds,
             warming_since: self.warming_since,
+            ejected: self.ejected,
         }
     }
 

@@ -29,6 +29,7 @@ use crate::control::happening::Sight;
 use crate::control::happening::Watch;
 use crate::control::lag::Lag;
 use crate::control::lag::LagClock;
+use crate::control::outlier::Outliers;
 use crate::routing::BackendEntry;
 use crate::routing::ClusterHandle;
 use crate::tls::TlsConnector;
@@ -57,6 +58,9 @@ pub struct ClusterState {
     pub intents: Vec<Intent>,
     pub roles: Roles,
     clock: LagClock,
+    pub outliers: Outliers,
+    /// Its backends count what becomes of requests.
+    pub is_watched: bool,
     /// What has happened to it.
     pub watch: Watch,
 }
@@ -135,6 +139,8 @@ impl ClusterState {
             intents: Vec::new(),
             roles,
             clock: LagClock::default(),
+            outliers: Outliers::default(),
+            is_watched: false,
             watch: Watch::default(),
         }
     }

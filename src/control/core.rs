@@ -5,6 +5,7 @@
 mod appoint;
 mod membership;
 mod notes;
+mod outliers;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use crate::control::backend::Flight;
 use crate::control::backend::Identity;
 use crate::control::backend::Moment;
 use crate::control::cluster_state::ClusterState;
+use crate::control::core::outliers::is_of_answers;
 use crate::control::evidence::Authority;
 use crate::control::failover::Memory;
 use crate::control::health::Damping;
@@ -226,6 +228,7 @@ impl Core {
         if let Some(transition) = state.tracker.observe(result, damping, now.instant) {
             state.changed(transition, now);
             cluster.changed = true;
+            cluster.judge_outliers(now);
             self.hurry_when_unserved(id, now.instant);
         } else if state.tracker.cause() != cause {
             // People who look for the reason see the present one.
@@ -311,8 +314,13 @@ impl Core {
         }
     }
 
-    /// Evidence from a session: asks for a probe at once, at most one per fast interval.
+    /// Evidence from a session: asks for a probe at once, at most one per fast interval. What
+    /// answers say is judged by itself.
     pub fn report(&mut self, id: BackendId, cause: Cause, now: Moment) {
+        if is_of_answers(cause) {
+            self.judge_outliers_of(id, now);
+            return;
+        }
         let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
             return;
         };

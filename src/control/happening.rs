@@ -61,6 +61,12 @@ pub enum What {
     },
     /// A cluster without roles has a backend again, this one.
     Served,
+    /// The backend gets no new requests because of its answers.
+    Ejected {
+        before: Before,
+    },
+    /// The backend gets new requests again.
+    Returned,
 }
 
 /// How things stood before something happened to a backend.
@@ -84,6 +90,8 @@ pub struct Sight<'a> {
     pub timeline: Option<u32>,
     /// Takes new sessions.
     pub is_eligible: bool,
+    /// Why its answers have it ejected.
+    pub ejected: Option<Cause>,
 }
 
 /// One cluster as it is now.
@@ -111,6 +119,7 @@ struct Seen {
     health: Health,
     role: Role,
     is_eligible: bool,
+    ejected: Option<Cause>,
     before: Before,
 }
 
@@ -120,6 +129,7 @@ impl Default for Seen {
             health: Health::Unknown,
             role: Role::Unknown,
             is_eligible: false,
+            ejected: None,
             before: Before::default(),
         }
     }
@@ -258,6 +268,15 @@ impl Watch {
                 };
                 note(sight.name, sight.role_cause, what);
             }
+            match (seen.ejected, sight.ejected) {
+                (None, Some(cause)) => {
+                    let before = seen.before;
+                    note(sight.name, cause, What::Ejected { before });
+                }
+                (Some(_), None) => note(sight.name, Cause::EjectionOver, What::Returned),
+                _ => {}
+            }
+            seen.ejected = sight.ejected;
             seen.health = sight.health;
             seen.role = sight.role;
             seen.is_eligible = sight.is_eligible;

@@ -89,6 +89,8 @@ impl Journal {
             What::Health { from, to, before } => {
                 self.health(happening, (*from, *to), *before, counts);
             }
+            What::Ejected { before } => self.ejected(happening, *before, counts),
+            What::Returned => self.returned(happening),
         }
     }
 
@@ -239,13 +241,7 @@ impl Journal {
         counts: Counts,
     ) {
         let has_wider = self.of_cluster(&happening.cluster).is_some();
-        let of_backend = |open: &&mut Open| {
-            !open.is_of_cluster()
-                && open.incident.cluster == happening.cluster
-                && open.incident.lost == happening.backend
-        };
-        let of_backend = self.open.iter_mut().find(of_backend);
-        match (to, of_backend) {
+        match (to, self.of_backend(happening, Kind::BackendDown)) {
             (Health::Up, Some(open)) => open.find(happening, Phase::BackendUp, None),
             (Health::Down, Some(open)) => {
                 open.incident.times += 1;
@@ -256,25 +252,61 @@ impl Journal {
                 self.add(happening, Phase::BackendDown);
             }
             (Health::Down, None) if from == Health::Up => {
-                let open = match self.reopen(happening, counts) {
-                    Some(open) => open,
-                    None => self.begin(happening, Kind::BackendDown, before, counts),
-                };
-                self.open.push(open);
+                self.open_of_backend(happening, Kind::BackendDown, before, counts);
             }
             (Health::Down | Health::Unknown, _) => {}
         }
     }
 
+    fn ejected(&mut self, happening: &Happening, before: Before, counts: Counts) {
+        if let Some(open) = self.of_backend(happening, Kind::Ejection) {
+            open.incident.times += 1;
+            open.lose(happening);
+        } else if self.of_cluster(&happening.cluster).is_some() {
+            self.add(happening, Phase::BackendEjected);
+        } else {
+            self.open_of_backend(happening, Kind::Ejection, before, counts);
+        }
+    }
+
+    fn returned(&mut self, happening: &Happening) {
+        match self.of_backend(happening, Kind::Ejection) {
+            Some(open) => open.find(happening, Phase::BackendReturns, None),
+            None => self.add(happening, Phase::BackendReturns),
+        }
+    }
+
+    fn of_backend(&mut self, happening: &Happening, kind: Kind) -> Option<&mut Open> {
+        self.open.iter_mut().find(|open| {
+            open.incident.kind == kind
+                && open.incident.cluster == happening.cluster
+                && open.incident.lost == happening.backend
+        })
+    }
+
+    fn open_of_backend(
+        &mut self,
+        happening: &Happening,
+        kind: Kind,
+        before: Before,
+        counts: Counts,
+    ) {
+        let open = match self.reopen(happening, kind, counts) {
+            Some(open) => open,
+            None => self.begin(happening, kind, before, counts),
+        };
+        self.open.push(open);
+    }
+
     /// The same backend's last incident, if that is over for a moment only.
-    fn reopen(&mut self, happening: &Happening, counts: Counts) -> Option<Open> {
+    fn reopen(&mut self, happening: &Happening, kind: Kind, counts: Counts) -> Option<Open> {
         let now = happening.at.instant;
         let is_recent = |incident: &Incident| {
             let closed = incident.closed.map(|it| it.instant);
             closed.is_some_and(|at| now.saturating_duration_since(at) < AGAIN)
         };
         let position = self.closed.iter().rposition(|it| {
-            it.kind == Kind::BackendDown
+            it.kind == kind
                 && it.cluster == happening.cluster
                 && it.lost == happening.backend
                 && is_recent(it)
@@ -334,7 +366,7 @@ impl Journal {
         self.fresh.push(open.incident.clone());
         if self.closed.len() >= MAX_INCIDENTS {
             // One flapping backend must not push out the failovers.
-            let small = |it: &Incident| it.kind == Kind::BackendDown;
+            let small = |it: &Incident| !it.kind.is_of_cluster();
             let oldest = self.closed.iter().position(small).unwrap_or_default();
             self.closed.remove(oldest);
         }
@@ -355,7 +387,7 @@ impl Open {
 
     /// Of the whole cluster, not of one backend among others.
     fn is_of_cluster(&self) -> bool {
-        self.incident.kind != Kind::BackendDown
+        self.incident.kind.is_of_cluster()
     }
 
     /// What was found, or had never gone away for this incident, is lost.

@@ -18,6 +18,7 @@ mod hooks;
 mod journal;
 mod keeper;
 mod lag;
+mod outlier;
 mod plane;
 mod probe;
 mod publish;

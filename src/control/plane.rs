@@ -204,6 +204,7 @@ impl Plane {
             while let Some(ended) = self.tasks.try_join_next_with_id() {
                 self.ended(ended);
             }
+            self.core.judge_outliers(Moment::now());
             self.recorder.record(&mut self.core, Moment::now());
             self.start_due();
             self.publish_changes();
@@ -274,7 +275,9 @@ impl Plane {
         let publish = self.core.has_changed().then_some(self.publish_not_before);
         let poll = self.authorities.next_due();
         let look = self.recorder.next_look();
-        let dues = [probe, self.discovery.next_due(), poll, publish, look];
+        let judge = self.core.next_judgement();
+        let lookup = self.discovery.next_due();
+        let dues = [probe, lookup, poll, publish, look, judge];
         dues.into_iter().flatten().min()
     }
 

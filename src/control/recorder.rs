@@ -116,7 +116,7 @@ impl Recorder {
         match incident.kind {
             Kind::Failover => cluster.handle.tally.count_failover(),
             Kind::Switchover => cluster.handle.tally.count_switchover(),
-            Kind::Outage | Kind::SplitBrain | Kind::BackendDown => return,
+            Kind::Outage | Kind::SplitBrain | Kind::BackendDown | Kind::Ejection => return,
         }
         if let Some(duration) = incident.duration() {
             let cluster = &incident.cluster;
@@ -142,7 +142,7 @@ fn arm_hold(core: &Core, happening: &Happening) {
 
 fn arm_answer(core: &Core, happening: &Happening) {
     let is_back = match happening.what {
-        What::PrimarySeen { .. } | What::Served => true,
+        What::PrimarySeen { .. } | What::Served | What::Returned => true,
         What::Health { to, .. } => to == Health::Up,
         _ => false,
     };
@@ -178,7 +178,7 @@ fn facts(core: &Core, incident: &Incident) -> Facts {
 /// One line for a whole incident; its times are seconds since the first error.
 fn log(incident: &Incident) {
     let after = |phase| incident.seconds_to(phase);
-    if incident.kind == Kind::BackendDown && incident.times > 1 {
+    if !incident.kind.is_of_cluster() && incident.times > 1 {
         // A flapping backend is told of by its changes of health already.
         debug!(
             incident = incident.id,

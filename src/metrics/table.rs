@@ -108,6 +108,11 @@ metrics! {
     BACKEND_LAG_BYTES: Kind::Gauge,
         "evergate_backend_replication_lag_bytes", ["cluster", "backend"],
         "How much a replica has not applied yet. Absent where nobody knows.";
+    BACKEND_EJECTED: Kind::Gauge, "evergate_backend_ejected", ["cluster", "backend"],
+        "1 while the backend is ejected for its answers, else 0. Only where outliers are looked for.";
+    BACKEND_EJECTIONS: Kind::Counter,
+        "evergate_backend_ejections_total", ["cluster", "backend", "reason"],
+        "Times that the backend was ejected for its answers. Only where outliers are looked for.";
     BACKEND_LAST_CHANGE: Kind::Gauge,
         "evergate_backend_last_change_timestamp_seconds", ["cluster", "backend"],
         "When health or admin state changed last, in seconds since the epoch.";

@@ -1,6 +1,7 @@
 //! Bytes to messages and back. No sockets, no clocks, no tokio.
 
 pub mod client_hello;
+pub mod http;
 pub mod http1;
 pub mod http2;
 pub mod mysql;

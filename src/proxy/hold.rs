@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::cluster::Cause;
 use crate::cluster::Phase;
 use crate::config::WaitLimit;
-use crate::net;
-use crate::proxy::registry::SessionCell;
 use crate::routing::Admission;
 use crate::routing::Release;
 use crate::routing::Ticket;
@@ -23,11 +20,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// slot a moment after the connection has ended. Each look costs it a refused connection.
 const ASKING_INTERVAL: Duration = Duration::from_millis(50);
 
-/// One session's waiting, over several turns, with one deadline per room.
+/// Who waits.
+pub trait Watched {
+    fn set_phase(&self, phase: Phase);
+
+    /// Its client has gone away: nobody needs the place in line.
+    fn is_gone(&self) -> bool;
+}
+
+/// One client's waiting, over several turns, with one deadline per room.
 #[derive(Debug)]
-pub struct Waiting<'a> {
-    cell: &'a SessionCell,
-    client: &'a TcpStream,
+pub struct Waiting<'a, W: Watched> {
+    who: &'a W,
     hold: Option<Wait>,
     queue: Option<Wait>,
 }
@@ -65,11 +69,10 @@ pub struct Turn {
     _release: Option<Release>,
 }
 
-impl<'a> Waiting<'a> {
-    pub fn new(cell: &'a SessionCell, client: &'a TcpStream) -> Self {
+impl<'a, W: Watched> Waiting<'a, W> {
+    pub fn new(who: &'a W) -> Self {
         Self {
-            cell,
-            client,
+            who,
             hold: None,
             queue: None,
         }
@@ -89,9 +92,9 @@ impl<'a> Waiting<'a> {
         room: &Arc<WaitingRoom>,
         limit: WaitLimit,
     ) -> Result<Turn, WaitError> {
-        self.cell.set_phase(Phase::Hold);
+        self.who.set_phase(Phase::Hold);
         self.leave_queue();
-        wait(&mut self.hold, room, limit, (self.client, LOOK_INTERVAL)).await
+        wait(&mut self.hold, room, limit, (self.who, LOOK_INTERVAL)).await
     }
 
     /// Whoever leaves the line unserved lets the next one try: the leaver may have had a
@@ -126,16 +129,16 @@ impl<'a> Waiting<'a> {
         limit: WaitLimit,
         counting: Counting,
     ) -> Result<Turn, WaitError> {
-        self.cell.set_phase(Phase::Queue);
+        self.who.set_phase(Phase::Queue);
         let interval = match counting {
             Counting::Ours => LOOK_INTERVAL,
             Counting::Theirs => ASKING_INTERVAL,
         };
-        wait(&mut self.queue, room, limit, (self.client, interval)).await
+        wait(&mut self.queue, room, limit, (self.who, interval)).await
     }
 }
 
-impl Drop for Waiting<'_> {
+impl<W: Watched> Drop for Waiting<'_, W> {
     fn drop(&mut self) {
         self.leave_queue();
     }
@@ -145,7 +148,7 @@ async fn wait(
     slot: &mut Option<Wait>,
     room: &Arc<WaitingRoom>,
     limit: WaitLimit,
-    (client, interval): (&TcpStream, Duration),
+    (who, interval): (&impl Watched, Duration),
 ) -> Result<Turn, WaitError> {
     // The cluster was removed and is back: its old room lets everybody go, again and again.
     let moved = slot.take_if(|wait| !Arc::ptr_eq(&wait.room, room));
@@ -171,7 +174,7 @@ async fn wait(
     }
     if std::mem::take(&mut wait.used) {
         // Turn after turn may come at once and come to nothing: look here, too.
-        if net::peer_is_gone(client) {
+        if who.is_gone() {
             return Err(WaitError::ClientGone);
         }
         wait.ticket.again();
@@ -186,7 +189,7 @@ async fn wait(
             }
             () = tokio::time::sleep_until(look) => {}
         }
-        if net::peer_is_gone(client) {
+        if who.is_gone() {
             return Err(WaitError::ClientGone);
         }
         if Instant::now() >= wait.deadline {
@@ -215,19 +218,22 @@ pub fn refusal(error: WaitError, phase: Phase) -> Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::registry::tests::session;
-    use tokio::net::TcpListener;
+
+    struct Client;
+
+    impl Watched for Client {
+        fn set_phase(&self, _: Phase) {}
+
+        fn is_gone(&self) -> bool {
+            false
+        }
+    }
 
     /// Went wrong once: it got turn after turn from the room that was left, and spun until its
     /// deadline.
     #[tokio::test]
     async fn who_waited_for_a_cluster_that_was_removed_and_is_back_waits_in_its_new_room() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (client, _peer) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let client = client.unwrap();
-        let cell = session(Duration::ZERO, std::time::Instant::now());
-        let mut waiting = Waiting::new(&cell, &client);
+        let mut waiting = Waiting::new(&Client);
         let limit = WaitLimit {
             max_wait: Duration::from_millis(300),
             max_sessions: 1,

@@ -45,6 +45,9 @@ pub struct SessionCell {
     pub intent: Intent,
     /// Zero = never.
     idle_timeout: Duration,
+    /// Milliseconds that a connection may be idle between requests, instead of `idle_timeout`;
+    /// 0 = its protocol has no such thing.
+    keep_alive_ms: AtomicU64,
     /// The socket's peer, or the one in a PROXY header.
     client: OnceLock<SocketAddr>,
     /// Read from the client and delivered; written by this session only.
@@ -90,6 +93,12 @@ const SEVER: u8 = 1;
 const GRACE: u8 = 4;
 /// The session lasts: socket options that only long sessions need are due.
 const SETTLED: u8 = 2;
+/// The connection is idle between requests: what serves it may be put away.
+const PARK: u8 = 8;
+/// It has been put away.
+const PARKED: u8 = 16;
+/// Between requests, after this nothing but the socket is kept.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 /// An answer that pauses longer than this is more likely to be complete.
 const BUSY: Duration = Duration::from_secs(1);
 /// Most short sessions are over by then; keepalive looks far later.
@@ -111,6 +120,7 @@ impl SessionCell {
             started: now,
             intent,
             idle_timeout,
+            keep_alive_ms: AtomicU64::new(0),
             client: OnceLock::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -217,6 +227,25 @@ impl SessionCell {
         self.transaction.load(Ordering::Relaxed) == Transaction::Idle as u8
     }
 
+    /// Between requests, this counts instead of `idle_timeout`; zero switches that off.
+    pub fn set_keep_alive(&self, keep_alive: Duration) {
+        let millis = u64::try_from(keep_alive.as_millis()).unwrap_or(u64::MAX);
+        self.keep_alive_ms.store(millis, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is to be put away; true once for each idle time.
+    pub fn take_park(&self) -> bool {
+        self.signals.fetch_and(!PARK, Ordering::AcqRel) & PARK != 0
+    }
+
+    /// Notes that the connection was put away, or is served again.
+    pub fn set_parked(&self, parked: bool) {
+        match parked {
+            true => self.signals.fetch_or(PARKED, Ordering::AcqRel),
+            false => self.signals.fetch_and(!PARKED, Ordering::AcqRel),
+        };
+    }
+
     /// Asks the session to end with its present transaction, if its protocol tells.
     pub fn finish(&self, cause: Cause) {
         self.lock().finish.get_or_insert(cause);
@@ -282,6 +311,14 @@ impl SessionCell {
         self.lock().sever
     }
 
+    /// As [`Self::severed`], without a wake-up.
+    pub fn severed_cause(&self) -> Option<Cause> {
+        if !self.is_severed() {
+            return None;
+        }
+        self.lock().sever
+    }
+
     /// Resolves when the session must end.
     pub async fn until_severed(&self) -> Cause {
         std::future::poll_fn(|cx| match self.severed(cx) {
@@ -321,15 +358,37 @@ impl SessionCell {
                 control.grace.unwrap_or(Cause::Shutdown)
             }
             (_, Some((deadline, cause))) if deadline <= now => cause,
-            _ if !self.idle_timeout.is_zero()
-                && idle >= self.idle_timeout
-                && self.phase() == Phase::Relay =>
-            {
-                Cause::IdleTimeout
+            _ if self.is_idle_for_too_long(idle) => Cause::IdleTimeout,
+            _ => {
+                self.ask_to_park(&control, idle);
+                return;
             }
-            _ => return,
         };
         self.sever_locked(&mut control, cause);
+    }
+
+    fn is_idle_for_too_long(&self, idle: Duration) -> bool {
+        if self.phase() != Phase::Relay {
+            return false;
+        }
+        match self.keep_alive_ms.load(Ordering::Relaxed) {
+            0 => !self.idle_timeout.is_zero() && idle >= self.idle_timeout,
+            // A request may take as long as it takes.
+            millis => self.is_between_transactions() && idle >= Duration::from_millis(millis),
+        }
+    }
+
+    fn ask_to_park(&self, control: &Control, idle: Duration) {
+        let may_park = self.keep_alive_ms.load(Ordering::Relaxed) != 0
+            && self.is_between_transactions()
+            && idle >= PARK_AFTER
+            && self.signals.load(Ordering::Acquire) & (PARK | PARKED) == 0;
+        if may_park {
+            self.signals.fetch_or(PARK, Ordering::AcqRel);
+            if let Some(waker) = &control.waker {
+                waker.wake_by_ref();
+            }
+        }
     }
 
     fn set_grace(&self, control: &mut Control, fate: Option<Fate>) {

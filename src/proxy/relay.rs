@@ -80,7 +80,7 @@ impl Relay {
         ends: Ends,
         cell: Arc<SessionCell>,
         keepalive: Keepalive,
-        again: Box<Again>,
+        again: Option<Box<Again>>,
     ) -> Self {
         let is_answered = !ends.answer.is_empty();
         // The ClientHello of a session that is passed through has been sent already.
@@ -98,7 +98,7 @@ impl Relay {
             first_sent: (asked && !is_answered).then(Instant::now),
             registered: false,
             keepalive,
-            again: Some(again).filter(|_| !asked),
+            again: again.filter(|_| !asked),
             untouched: false,
             follow: ends.follow,
         }

@@ -22,6 +22,8 @@ use crate::proxy::dialect::Dialect;
 use crate::proxy::dialect::Follow;
 use crate::proxy::handshake;
 use crate::proxy::handshake::Greeted;
+use crate::proxy::http;
+use crate::proxy::http::HttpClient;
 use crate::proxy::listener::Accepted;
 use crate::proxy::listener::Handed;
 use crate::proxy::listener::keepalive;
@@ -36,6 +38,12 @@ use crate::proxy::route;
 use crate::proxy::worker::Worker;
 use crate::report::Report;
 use crate::routing::Tally;
+
+/// How a session goes on once it is open.
+enum Opened {
+    Relay(Established),
+    Http(Box<HttpClient>),
+}
 
 /// The relay and what it occupies.
 struct Established {
@@ -59,7 +67,13 @@ pub fn spawn(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
 
 async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) {
     let registration = Registration::new(&accepted, shared, worker);
-    let mut opened = Box::pin(open(accepted, &registration)).await;
+    let mut opened = match Box::pin(open(accepted, &registration)).await {
+        Ok(Opened::Relay(established)) => Ok(established),
+        Ok(Opened::Http(client)) => {
+            return finish(&registration, serve(client, &registration).await);
+        }
+        Err(end) => Err(end),
+    };
     let end = loop {
         // Borrowed, not moved: a moved relay would take its place in this future twice.
         let end = match &mut opened {
@@ -74,7 +88,22 @@ async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) 
         };
         opened = Box::pin(reopen(untouched, &registration)).await;
     };
-    let Registration { shared, cell, .. } = &registration;
+    finish(&registration, end);
+}
+
+async fn serve(client: Box<HttpClient>, registration: &Registration) -> SessionEnd {
+    let Registration {
+        shared,
+        worker,
+        cell,
+        ..
+    } = registration;
+    http::serve(*client, shared, worker, cell).await
+}
+
+/// Counts and logs the end of a session.
+fn finish(registration: &Registration, end: SessionEnd) {
+    let Registration { shared, cell, .. } = registration;
     shared.metrics.count_session_end(end);
     tracing::debug!(
         session = cell.id,
@@ -122,10 +151,7 @@ async fn unless_severed<T>(
 }
 
 /// Everything before the relay, unless the session is severed first.
-async fn open(
-    accepted: Box<Accepted>,
-    registration: &Registration,
-) -> Result<Established, SessionEnd> {
+async fn open(accepted: Box<Accepted>, registration: &Registration) -> Result<Opened, SessionEnd> {
     let Registration { shared, cell, .. } = registration;
     let Accepted {
         socket,
@@ -144,6 +170,13 @@ async fn open(
     let greeting = handshake::greet(tcp, peer, &entry, shared, cell);
     let mut greeted = unless_severed(cell, greeting).await?;
     cell.set_client(greeted.origin.client);
+    if entry.config.http.is_some() {
+        return Ok(Opened::Http(Box::new(HttpClient {
+            transport: greeted.client,
+            first_bytes: greeted.first_bytes,
+            origin: greeted.origin,
+        })));
+    }
     let cluster = match route::route(&entry.config, &greeted.origin) {
         Ok(cluster) => cluster.clone(),
         Err(end) => return Err(refuse(&mut greeted, cell, end).await),
@@ -164,7 +197,8 @@ async fn open(
         failed: 0,
         max_attempts: 0,
     };
-    connect_and_relay(greeted, again, keepalive, welcome, shared, cell).await
+    let established = connect_and_relay(greeted, again, keepalive, welcome, shared, cell).await?;
+    Ok(Opened::Relay(established))
 }
 
 async fn connect_and_relay(
@@ -189,7 +223,7 @@ async fn connect_and_relay(
     };
     cell.set_phase(Phase::Relay);
     Ok(Established {
-        relay: Relay::new(ends, Arc::clone(cell), keepalive, Box::new(again)),
+        relay: Relay::new(ends, Arc::clone(cell), keepalive, Some(Box::new(again))),
         place,
     })
 }

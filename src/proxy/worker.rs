@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
+use crate::proxy::http::Pool;
 use crate::proxy::registry::Registry;
 use crate::proxy::registry::SWEEP_INTERVAL;
 use crate::routing::SharedTable;
@@ -26,6 +27,8 @@ pub struct Worker {
     /// Runs a session here from any thread.
     pub handle: Handle,
     pub registry: Registry,
+    /// Connections to HTTP backends.
+    pub pool: Arc<Pool>,
     sessions: AtomicUsize,
 }
 
@@ -81,6 +84,7 @@ pub fn start(index: usize, table: SharedTable) -> io::Result<(Arc<Worker>, Worke
     let worker = Arc::new(Worker {
         handle: runtime.handle().clone(),
         registry: Registry::default(),
+        pool: Arc::default(),
         sessions: AtomicUsize::new(0),
     });
     // The thread waits for it.
@@ -106,7 +110,9 @@ async fn sweep(worker: Arc<Worker>, table: SharedTable) {
                 }
             }
         }
-        worker.registry.sweep(Instant::now());
+        let now = Instant::now();
+        worker.registry.sweep(now);
+        worker.pool.sweep(now);
     }
 }
 

@@ -36,6 +36,15 @@ pub struct BackendEntry {
     pub since_epoch: f64,
     /// When it came back from Down; drives slow start. `None` = at full weight.
     pub warming_since: Option<Instant>,
+    /// Passive health: it gets new requests only when nobody else may.
+    pub ejected: Option<Ejection>,
+}
+
+/// What its own answers have brought a backend; neither health nor admin state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejection {
+    pub cause: Cause,
+    pub until: Instant,
 }
 
 /// Why a backend gets no new sessions.
@@ -50,6 +59,9 @@ pub enum Exclusion {
     Role(Role, Cause),
     /// It is over the listener's `max_lag`.
     Lagging,
+    /// Its answers are bad. The last of all reasons: where it is the only one, the backend is
+    /// better than none.
+    Ejected(Ejection),
 }
 
 impl BackendEntry {
@@ -77,6 +89,9 @@ impl BackendEntry {
             return Some(Exclusion::Role(self.role, self.role_cause));
         }
         let lags = intent.max_lag.is_some_and(|max| self.over.contains(&max));
-        lags.then_some(Exclusion::Lagging)
+        if lags {
+            return Some(Exclusion::Lagging);
+        }
+        self.ejected.map(Exclusion::Ejected)
     }
 }

@@ -20,6 +20,7 @@ use crate::routing::balance::Member;
 use crate::routing::balance::Scale;
 use crate::routing::balance::View;
 use crate::routing::entry::BackendEntry;
+use crate::routing::entry::Exclusion;
 use crate::routing::handle::BackendHandle;
 use crate::routing::handle::ConnectionGuard;
 use crate::routing::table::PickRequest;
@@ -230,6 +231,11 @@ fn eligible(config: &ClusterConfig, backends: &[BackendEntry], intent: Intent) -
     let healthy = all(&|entry| entry.exclusion(intent).is_none());
     if !healthy.is_empty() {
         return healthy;
+    }
+    // They are up, and bad answers are better than none.
+    let ejected = all(&|entry| matches!(entry.exclusion(intent), Some(Exclusion::Ejected(_))));
+    if !ejected.is_empty() {
+        return ejected;
     }
     let takes = |entry: &BackendEntry| takes_new_sessions(entry.health, entry.admin);
     let nobody = !backends.iter().any(takes);

@@ -18,10 +18,17 @@ use crate::cluster::Cause;
 use crate::cluster::Name;
 use crate::cluster::WantedRole;
 use crate::config::Intent;
+use crate::routing::budget::RetryBudget;
 use crate::routing::fate::Fate;
 use crate::routing::fate::Fates;
+use crate::routing::http_tally::BackendHttp;
+use crate::routing::http_tally::ClusterHttp;
+use crate::routing::http_tally::ListenerHttp;
 use crate::routing::lag::Lag;
 use crate::routing::latency::PeakEwma;
+use crate::routing::outcome::Answer;
+use crate::routing::outcome::Outcome;
+use crate::routing::outcome::Outcomes;
 use crate::routing::room::WaitingRoom;
 use crate::routing::tally::Mark;
 use crate::routing::tally::Tally;
@@ -38,6 +45,7 @@ pub struct BackendHandle {
     totals: Arc<Totals>,
     latency: PeakEwma,
     first_answer: Mark,
+    outcomes: Outcomes,
 }
 
 /// What only grows. It belongs to the backend's name: one that moves to another
@@ -52,6 +60,8 @@ struct Totals {
     connect_errors: Vec<(Cause, AtomicU64)>,
     checks_passed: AtomicU64,
     checks_failed: AtomicU64,
+    http: BackendHttp,
+    ejections: Vec<(Cause, AtomicU64)>,
 }
 
 /// Reasons under which a failed connect is counted.
@@ -69,6 +79,15 @@ pub const CONNECT_ERROR_CAUSES: [Cause; 11] = [
     Cause::IoError,
 ];
 
+/// Why a backend is ejected.
+pub const EJECTION_CAUSES: [Cause; 5] = [
+    Cause::ServerErrors,
+    Cause::GatewayErrors,
+    Cause::SuccessRate,
+    Cause::SlowAnswers,
+    Cause::RetryAfter,
+];
+
 impl Default for Totals {
     fn default() -> Self {
         Self {
@@ -80,6 +99,10 @@ impl Default for Totals {
                 .into(),
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
+            http: BackendHttp::default(),
+            ejections: EJECTION_CAUSES
+                .map(|cause| (cause, AtomicU64::new(0)))
+                .into(),
         }
     }
 }
@@ -96,6 +119,7 @@ impl BackendHandle {
             totals: Arc::default(),
             latency: PeakEwma::default(),
             first_answer: Mark::default(),
+            outcomes: Outcomes::default(),
         }
     }
 
@@ -129,6 +153,34 @@ impl BackendHandle {
     /// When it answered a session for the first time since this was armed.
     pub fn first_answer(&self) -> &Mark {
         &self.first_answer
+    }
+
+    /// What became of one request that it was sent. To be called once for each attempt. The
+    /// cause is for a report to the control plane; one that is lost is only noticed later.
+    #[must_use = "the control plane has to be told"]
+    pub fn record_outcome(&self, outcome: Outcome, now: Instant) -> Option<Cause> {
+        if matches!(outcome.answer, Answer::Status(_)) {
+            self.first_answer.strike(now);
+        }
+        self.outcomes.record(outcome, now)
+    }
+
+    /// What became of all of them.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
+    }
+
+    /// Control plane only.
+    pub fn count_ejection(&self, cause: Cause) {
+        let mut ejections = self.totals.ejections.iter();
+        if let Some((_, counter)) = ejections.find(|(known, _)| *known == cause) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn ejections(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
+        let ejections = self.totals.ejections.iter();
+        ejections.map(|(cause, count)| (*cause, count.load(Ordering::Relaxed)))
     }
 
     /// Takes one of `max` places; `None` when all are taken.
@@ -204,6 +256,11 @@ impl BackendHandle {
         )
     }
 
+    /// What only HTTP counts.
+    pub fn http(&self) -> &BackendHttp {
+        &self.totals.http
+    }
+
     /// Folds one connect or first-byte time into the moving average.
     pub fn record_latency(&self, latency: Duration, now: Instant) {
         self.latency.record(latency, now);
@@ -244,6 +301,10 @@ pub struct ClusterHandle {
     /// Where round robin goes on after a table was replaced.
     pub cursor: AtomicU64,
     pub tally: Tally,
+    /// Of its HTTP requests.
+    pub retries: RetryBudget,
+    /// What only HTTP counts.
+    pub http: ClusterHttp,
 }
 
 impl ClusterHandle {
@@ -254,6 +315,8 @@ impl ClusterHandle {
             queues: Default::default(),
             cursor: AtomicU64::new(0),
             tally: Tally::default(),
+            retries: RetryBudget::default(),
+            http: ClusterHttp::default(),
         }
     }
 
@@ -332,6 +395,8 @@ pub struct ListenerHandle {
     received: AtomicU64,
     sent: AtomicU64,
     rejected: Vec<(Cause, AtomicU64)>,
+    /// What only HTTP counts.
+    pub http: ListenerHttp,
 }
 
 /// Reasons under which a connection is counted as rejected.
@@ -367,6 +432,7 @@ impl ListenerHandle {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             rejected: REJECT_CAUSES.map(|cause| (cause, AtomicU64::new(0))).into(),
+            http: ListenerHttp::default(),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::config::ClusterConfig;
 use crate::config::Intent;
 use crate::config::ListenerConfig;
 use crate::config::Policy;
+use crate::protocol::http::sticky::StickyTokens;
 use crate::routing::entry::BackendEntry;
 use crate::routing::group;
 use crate::routing::group::Place;
@@ -22,8 +23,10 @@ use crate::routing::group::Tier;
 use crate::routing::handle::ClusterHandle;
 use crate::routing::handle::ConnectionGuard;
 use crate::routing::handle::ListenerHandle;
+use crate::routing::http::HttpRoutes;
 use crate::routing::key::KeySource;
 use crate::routing::key::hash_key;
+use crate::routing::rate::RateLimiters;
 use crate::tls::TlsAcceptor;
 use crate::tls::TlsConnector;
 
@@ -44,6 +47,28 @@ pub struct ListenerEntry {
     pub config: ListenerConfig,
     pub handle: Arc<ListenerHandle>,
     pub tls: Option<TlsAcceptor>,
+    /// For finding routes of requests fast; empty where there are none.
+    pub http_routes: HttpRoutes,
+    /// Of the HTTP routes.
+    pub rates: RateLimiters,
+}
+
+impl ListenerEntry {
+    pub fn new(
+        config: ListenerConfig,
+        handle: Arc<ListenerHandle>,
+        tls: Option<TlsAcceptor>,
+        rates: RateLimiters,
+    ) -> Self {
+        let routes = config.http.as_deref().map_or(&[][..], |http| &http.routes);
+        Self {
+            http_routes: HttpRoutes::new(routes),
+            config,
+            handle,
+            tls,
+            rates,
+        }
+    }
 }
 
 /// One cluster at one moment, with its balancers built.
@@ -55,6 +80,8 @@ pub struct ClusterTable {
     pub tls: Option<TlsConnector>,
     /// Several backends claim to be primary, and nobody is written to.
     pub is_split_brain: bool,
+    /// The cookies of its backends, by position; empty without `sticky`.
+    pub sticky: StickyTokens,
     own_zone: Option<Name>,
     /// One for each intent of the listeners; never empty.
     pools: Vec<Pool>,
@@ -110,6 +137,7 @@ impl ClusterTable {
         });
         Self {
             pools: pools.collect(),
+            sticky: sticky(&config, &backends),
             config,
             handle,
             backends,
@@ -150,8 +178,38 @@ impl ClusterTable {
         request: &PickRequest<'_>,
         random: &mut fastrand::Rng,
     ) -> Result<(&BackendEntry, ConnectionGuard), PickError> {
+        let (backend, guard) = self.pick_place(request, random)?;
+        Ok((&self.backends[backend], guard))
+    }
+
+    /// As [`Self::pick`]; returns the backend's position in `backends`.
+    ///
+    /// # Errors
+    /// As for [`Self::pick`].
+    pub fn pick_place(
+        &self,
+        request: &PickRequest<'_>,
+        random: &mut fastrand::Rng,
+    ) -> Result<(usize, ConnectionGuard), PickError> {
         self.with_tiers(request.intent, |tiers| self.pick_of(tiers, request, random))
-            .map(|(backend, guard)| (&self.backends[backend], guard))
+    }
+
+    /// Takes a place on this backend, if it may be picked and has one; returns its position.
+    pub fn pick_this(
+        &self,
+        wanted: BackendId,
+        request: &PickRequest<'_>,
+    ) -> Option<(usize, ConnectionGuard)> {
+        if request.tried.contains(&wanted) {
+            return None;
+        }
+        self.with_tiers(request.intent, |tiers| {
+            let groups = tiers.iter().flat_map(|tier| &tier.groups);
+            let mut places = groups.flat_map(|group| &group.places);
+            let place = places.find(|place| place.handle.id == wanted)?;
+            let guard = place.handle.acquire(place.max_connections)?;
+            Some((place.backend, guard))
+        })
     }
 
     fn pick_of(
@@ -240,6 +298,15 @@ impl ClusterTable {
             .flat_map(Tier::backends)
             .collect()
     }
+}
+
+fn sticky(config: &ClusterConfig, backends: &[BackendEntry]) -> StickyTokens {
+    let http = config.http.as_deref();
+    let Some(sticky) = http.and_then(|http| http.sticky.as_ref()) else {
+        return StickyTokens::default();
+    };
+    let names = backends.iter().map(|backend| &*backend.config.name);
+    StickyTokens::new(sticky.secret.expose().as_bytes(), &config.name, names)
 }
 
 /// The one place where the planes meet on the way down.

@@ -65,6 +65,8 @@ pub struct TlsConnector {
     source: BackendTlsConfig,
     fingerprint: u128,
     client: Arc<ClientConfig>,
+    /// The same, for those who speak HTTP/1.1 where others speak HTTP/2.
+    http1: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
     expiries: Arc<[CertificateExpiry]>,
 }
@@ -187,6 +189,30 @@ impl TlsConnector {
         address: SocketAddr,
         stream: TcpStream,
     ) -> io::Result<BackendTls> {
+        self.connect_by(&self.client, backend, address, stream)
+            .await
+    }
+
+    /// The same for somebody who speaks HTTP/1.1, whatever the settings offer.
+    ///
+    /// # Errors
+    /// As for [`TlsConnector::connect`].
+    pub async fn connect_http1(
+        &self,
+        backend: &BackendConfig,
+        address: SocketAddr,
+        stream: TcpStream,
+    ) -> io::Result<BackendTls> {
+        self.connect_by(&self.http1, backend, address, stream).await
+    }
+
+    async fn connect_by(
+        &self,
+        client: &Arc<ClientConfig>,
+        backend: &BackendConfig,
+        address: SocketAddr,
+        stream: TcpStream,
+    ) -> io::Result<BackendTls> {
         let name = match (&self.server_name, &backend.host) {
             (Some(name), _) => name.clone(),
             (None, Host::Ip(ip)) => ServerName::from(*ip),
@@ -197,7 +223,7 @@ impl TlsConnector {
                 })?
             }
         };
-        tokio_rustls::TlsConnector::from(Arc::clone(&self.client))
+        tokio_rustls::TlsConnector::from(Arc::clone(client))
             .connect(name, stream)
             .await
             .map(Tls)
@@ -250,6 +276,7 @@ impl TlsConnector {
         Ok(Self {
             source: config.clone(),
             fingerprint: files.fingerprint(),
+            http1: Arc::new(without_http2(&client)),
             client: Arc::new(client),
             server_name,
             expiries: pair.into_iter().map(|pair| pair.expiry).collect(),
@@ -321,6 +348,13 @@ fn client_config(
     };
     client.alpn_protocols = alpn(&config.alpn);
     Ok(client)
+}
+
+/// A backend that was offered HTTP/2 would choose it.
+fn without_http2(client: &ClientConfig) -> ClientConfig {
+    let mut http1 = client.clone();
+    http1.alpn_protocols.retain(|name| name != b"h2");
+    http1
 }
 
 fn server_verifier(

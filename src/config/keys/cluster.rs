@@ -10,6 +10,7 @@ use crate::config::keys::Unwritten::From;
 use crate::config::keys::Unwritten::Is;
 use crate::config::keys::Unwritten::Required;
 use crate::config::keys::failover::FAILOVER;
+use crate::config::keys::http::HTTP_CLUSTER;
 use crate::config::keys::key;
 
 /// Port numbers but 0.
@@ -65,6 +66,12 @@ pub(in crate::config) static CLUSTER: Section = Section {
             Kind::Choice(&["none", "v2"]),
             Is("none"),
             "Tells backends the client's address in a PROXY header.",
+        ),
+        key(
+            "http",
+            Kind::Section(&HTTP_CLUSTER),
+            From("HTTP/1.1 with pools and retries"),
+            "http: how the backends are asked.",
         ),
     ],
     later: &[],
@@ -195,7 +202,7 @@ pub(in crate::config) static HEALTH_CHECK: Section = Section {
         key(
             "tls",
             Kind::Flag,
-            Is("false"),
+            From("false; with `protocol: http` and no `port`, whether the cluster has `tls`"),
             "http: ask over TLS, with the cluster's `tls` settings.",
         ),
         key(
@@ -257,9 +264,15 @@ pub(in crate::config) static BALANCE: Section = Section {
     later: &[],
 };
 
-/// `startup:NAME` besides.
-pub(in crate::config) const HASH_KEYS: &[&str] =
-    &["client_ip", "client_ip_port", "sni", "user", "database"];
+/// `startup:NAME`, `header:NAME`, `cookie:NAME` and `query:NAME` besides.
+pub(in crate::config) const HASH_KEYS: &[&str] = &[
+    "client_ip",
+    "client_ip_port",
+    "sni",
+    "user",
+    "database",
+    "path",
+];
 
 pub(in crate::config) static HASH: Section = Section {
     what: "hash",

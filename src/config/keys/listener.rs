@@ -11,6 +11,11 @@ use crate::config::keys::Unwritten::Absent;
 use crate::config::keys::Unwritten::From;
 use crate::config::keys::Unwritten::Is;
 use crate::config::keys::Unwritten::Required;
+use crate::config::keys::http::HEADER_RULES;
+use crate::config::keys::http::HTTP_LISTENER;
+use crate::config::keys::http::PATH;
+use crate::config::keys::http::PRESENT;
+use crate::config::keys::http::RATE_LIMIT;
 use crate::config::keys::key;
 
 pub(in crate::config) static LISTENER: Section = Section {
@@ -27,7 +32,7 @@ pub(in crate::config) static LISTENER: Section = Section {
             "routes",
             Kind::List(&Kind::Section(&ROUTE)),
             Absent,
-            "Clusters by what the client asks for; the first match wins.",
+            "Clusters by what the client asks for; the first match wins, with http the closest.",
         ),
         key(
             "protocol",
@@ -125,6 +130,12 @@ pub(in crate::config) static LISTENER: Section = Section {
             Is("4096"),
             "Connections the kernel queues until they are accepted.",
         ),
+        key(
+            "http",
+            Kind::Section(&HTTP_LISTENER),
+            From("limits that stop abuse"),
+            "http: limits, trust and the access log.",
+        ),
     ],
     later: &[],
 };
@@ -140,7 +151,55 @@ pub(in crate::config) static ROUTE: Section = Section {
         ),
         key("database", Kind::Text, Absent, "postgres: database."),
         key("user", Kind::Text, Absent, "postgres: user."),
+        key(
+            "host",
+            Kind::Text,
+            Absent,
+            "http: host without port; `*.example.com` matches everything below it.",
+        ),
+        key(
+            "path",
+            Kind::Either(&Kind::Text, &Kind::Section(&PATH)),
+            Absent,
+            "http: whole segments that the path begins with, `{prefix: …}` or `{exact: …}`.",
+        ),
+        key(
+            "method",
+            Kind::Either(&Kind::Text, &Kind::List(&Kind::Text)),
+            Absent,
+            "http: one of these methods.",
+        ),
+        key(
+            "header",
+            Kind::Map(&Kind::Either(&Kind::Text, &Kind::Section(&PRESENT))),
+            Absent,
+            "http: all of these headers have these values, or `{present: true}`.",
+        ),
         key("cluster", Kind::Name, Required, "Where it goes."),
+        key(
+            "request_headers",
+            Kind::Section(&HEADER_RULES),
+            Absent,
+            "http: what is changed in a request on its way to the backend.",
+        ),
+        key(
+            "response_headers",
+            Kind::Section(&HEADER_RULES),
+            Absent,
+            "http: what is changed in a response on its way to the client.",
+        ),
+        key(
+            "rate_limit",
+            Kind::Section(&RATE_LIMIT),
+            Absent,
+            "http: how many requests each client may send.",
+        ),
+        key(
+            "timeout",
+            Kind::Duration(1, DAY),
+            From("no limit"),
+            "http: longest time from a request's head to its response's head.",
+        ),
     ],
     later: &[],
 };

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod failover;
+mod http;
 mod listener;
 
 pub(super) use cluster::BACKEND;
@@ -12,6 +13,8 @@ use cluster::CLUSTER;
 pub(super) use cluster::HASH_KEYS;
 pub(super) use failover::EVENTS;
 pub(super) use failover::SESSION_WORDS;
+pub(super) use http::PATH;
+pub(super) use http::PRESENT;
 use listener::LISTENER;
 pub(super) use listener::MAX_LAG_SIZE;
 pub(super) use listener::MAX_LAG_TIME;
@@ -76,12 +79,15 @@ pub(super) enum Kind {
     StatusRange,
     List(&'static Kind),
     Section(&'static Section),
+    /// Free keys to values of one kind.
+    Map(&'static Kind),
     /// Names to sections.
     Named(&'static Section),
     Either(&'static Kind, &'static Kind),
 }
 
 const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 3600 * SECOND;
 const DAY: u64 = 24 * HOUR;
 /// 1 TiB: more than any log of changes that a server keeps.
@@ -222,18 +228,11 @@ pub(super) static LOG: Section = Section {
 };
 
 /// Words of later versions, by key, and what to do until then.
-pub(super) static LATER_WORDS: &[(&str, &[&str], &str)] = &[
-    (
-        "protocol",
-        &["http"],
-        "write `tcp`, which relays any protocol over TCP",
-    ),
-    (
-        "key",
-        &["header", "cookie", "query", "path", "redis_key"],
-        "write `client_ip`, `client_ip_port`, `sni`, `user`, `database` or `startup:NAME`",
-    ),
-];
+pub(super) static LATER_WORDS: &[(&str, &[&str], &str)] = &[(
+    "key",
+    &["redis_key"],
+    "write `client_ip`, `client_ip_port` or `sni`",
+)];
 
 impl Section {
     pub fn key(&self, name: &str) -> Option<&'static Key> {

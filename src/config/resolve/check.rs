@@ -64,9 +64,12 @@ pub(super) fn read(
     let mut check = cluster.section(sources, "health_check");
     let word = read_kind(sources, &mut check, protocol);
     refuse_foreign_keys(sources, &check, word);
+    // The port that requests go to speaks TLS, another one may not.
+    let follows_tls =
+        cluster_has_tls && protocol == Protocol::Http && check.entry("port").is_none();
     let kind = match word {
         "tls" => CheckKind::Tls,
-        "http" => CheckKind::Http(read_http(sources, &mut check)),
+        "http" => CheckKind::Http(read_http(sources, &mut check, follows_tls)),
         "postgres" => CheckKind::Postgres(read_database(sources, &mut check, word)),
         "mysql" => CheckKind::MySql(read_database(sources, &mut check, word)),
         "redis" => CheckKind::Redis(read_database(sources, &mut check, word)),
@@ -244,7 +247,7 @@ fn read_exec(sources: &mut Sources, check: &mut Reader<'_>) -> CheckKind {
     CheckKind::Exec { command }
 }
 
-fn read_http(sources: &mut Sources, check: &mut Reader<'_>) -> HttpCheck {
+fn read_http(sources: &mut Sources, check: &mut Reader<'_>, follows_tls: bool) -> HttpCheck {
     let roles = read_role_paths(sources, check);
     let path = match &roles {
         Some(roles) => roles.primary.clone(),
@@ -262,13 +265,20 @@ fn read_http(sources: &mut Sources, check: &mut Reader<'_>) -> HttpCheck {
         );
         sources.error(check.place("host"), wrong);
     }
+    let tls = match check.entry("tls") {
+        Some(_) => check.flag(sources, "tls"),
+        None => {
+            check.derived("tls", follows_tls);
+            follows_tls
+        }
+    };
     HttpCheck {
         path,
         host,
         method: check.choice(sources, "method").to_owned(),
         expect: read_status(sources, check),
         body: check.text(sources, "body"),
-        tls: check.flag(sources, "tls"),
+        tls,
         roles,
     }
 }

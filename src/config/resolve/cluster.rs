@@ -23,10 +23,12 @@ use crate::config::Host;
 use crate::config::Policy;
 use crate::config::Protocol;
 use crate::config::VerifyMode;
+use crate::config::hash_key;
 use crate::config::keys;
 use crate::config::reader::Reader;
 use crate::config::resolve::check;
 use crate::config::resolve::failover;
+use crate::config::resolve::http_cluster;
 use crate::config::resolve::source;
 use crate::config::source::Sources;
 use crate::config::tree::At;
@@ -51,7 +53,7 @@ pub(super) fn read(
         "http" => Protocol::Http,
         _ => Protocol::Tcp,
     };
-    let tls = read_tls(sources, cluster);
+    let tls = read_tls(sources, cluster, protocol);
     let backends = read_backends(sources, cluster);
     let has_tls = cluster.entry("tls").is_some();
     let health_check = check::read(sources, cluster, protocol, has_tls);
@@ -66,7 +68,7 @@ pub(super) fn read(
         connect: read_connect(sources, cluster),
         tls,
         send_proxy_protocol,
-        http: (protocol == Protocol::Http).then(Arc::default),
+        http: http_cluster::read(sources, cluster, protocol).map(Arc::new),
     }
 }
 
@@ -209,11 +211,11 @@ fn read_hash(
 ) -> (HashConfig, HashKey) {
     let mut hash = balance.section(sources, "hash");
     let key = hash
-        .read(sources, "key", values::hash_key, |key| {
+        .read(sources, "key", hash_key::hash_key, |key| {
             key.to_string().into()
         })
         .unwrap_or(HashKey::ClientIp);
-    refuse_unknown_login(sources, &hash, &key, protocol);
+    refuse_unknown_key(sources, &hash, &key, protocol);
     let algorithm = match hash.choice(sources, "algorithm") {
         "ring" => HashAlgorithm::Ring,
         "rendezvous" => HashAlgorithm::Rendezvous,
@@ -228,28 +230,30 @@ fn read_hash(
     (config, key)
 }
 
-/// A key of the login is known of PostgreSQL's clients alone before a backend is chosen.
-fn refuse_unknown_login(
-    sources: &mut Sources,
-    hash: &Reader<'_>,
-    key: &HashKey,
-    protocol: Protocol,
-) {
+/// What is hashed must be known before a backend is chosen: a login is of PostgreSQL's clients
+/// alone, and only HTTP has requests.
+fn refuse_unknown_key(sources: &mut Sources, hash: &Reader<'_>, key: &HashKey, protocol: Protocol) {
+    let of_request = matches!(
+        key,
+        HashKey::Header(_) | HashKey::Cookie(_) | HashKey::Query(_) | HashKey::Path
+    );
     let because = match (key, protocol) {
-        (HashKey::ClientIp | HashKey::ClientIpPort, _) | (_, Protocol::Postgres) => return,
+        (HashKey::ClientIp | HashKey::ClientIpPort, _) => return,
         (HashKey::Sni, Protocol::Tcp | Protocol::Redis | Protocol::Http) => return,
-        (
-            HashKey::Header(_) | HashKey::Cookie(_) | HashKey::Query(_) | HashKey::Path,
-            Protocol::Http,
-        ) => return,
+        (_, Protocol::Http) if of_request => return,
+        (_, Protocol::Http) => "a request has no login",
         (_, Protocol::MySql) => {
             "a MySQL server speaks first, so the backend is chosen before the client says a word"
         }
+        _ if of_request => "only a request over HTTP has one",
+        (_, Protocol::Postgres) => return,
         (_, Protocol::Redis) => "a Redis client may log in at any time, or never",
-        (_, Protocol::Http) => "a request has no login",
         (_, Protocol::Tcp) => "nothing is known of what a `tcp` cluster speaks",
     };
     let help = match protocol {
+        _ if of_request && protocol == Protocol::Tcp => {
+            "write `protocol: http` in the cluster, or hash `client_ip`"
+        }
         Protocol::Tcp => "write `protocol: postgres` in the cluster, or hash `client_ip`",
         _ => "hash `client_ip`",
     };
@@ -270,7 +274,11 @@ fn read_connect(sources: &mut Sources, cluster: &mut Reader<'_>) -> ConnectConfi
     }
 }
 
-fn read_tls(sources: &mut Sources, cluster: &mut Reader<'_>) -> Option<BackendTlsConfig> {
+fn read_tls(
+    sources: &mut Sources,
+    cluster: &mut Reader<'_>,
+    protocol: Protocol,
+) -> Option<BackendTlsConfig> {
     let mut tls = cluster.optional_section(sources, "tls")?;
     let mode = match tls.choice(sources, "mode") {
         "verify_ca" => VerifyMode::VerifyCa,
@@ -282,7 +290,10 @@ fn read_tls(sources: &mut Sources, cluster: &mut Reader<'_>) -> Option<BackendTl
     let show = |name: &String| name.as_str().into();
     let parse = |node: &Node| values::server_name(node, false);
     let server_name = tls.read(sources, "server_name", parse, show);
-    let alpn = tls.alpn(sources);
+    let mut alpn = tls.alpn(sources);
+    if protocol == Protocol::Http {
+        alpn = http_cluster::alpn(sources, cluster, &mut tls, alpn);
+    }
     if mode == VerifyMode::Insecure {
         if let Some(entry) = tls.entry("ca_file") {
             let message = "`ca_file` has no effect: mode `insecure` checks nothing";

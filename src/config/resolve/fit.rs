@@ -52,7 +52,7 @@ pub(super) fn protocol(
 ) -> Option<Protocol> {
     if let Some(node) = listener.node("protocol") {
         if let Some(word) = node.word()
-            && ["postgres", "mysql", "redis"].contains(&word.as_str())
+            && ["http", "postgres", "mysql", "redis"].contains(&word.as_str())
         {
             let message = format!("a listener speaks what its clusters speak, not `{word}`");
             let help = format!("write `protocol: {word}` in the clusters instead");
@@ -115,7 +115,7 @@ pub(super) fn check_hash(
                 format!("`{key}`"),
                 "it is inside the TLS that passes through: end TLS here, or hash `client_ip`",
             ),
-            (_, Protocol::Postgres, _) => continue,
+            (_, Protocol::Postgres | Protocol::Http, _) => continue,
             (..) => (
                 format!("`{key}`"),
                 "remove the listener's `protocol`, or hash `client_ip`",

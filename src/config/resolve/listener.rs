@@ -20,9 +20,12 @@ use crate::config::resolve::cluster::narrow;
 use crate::config::resolve::fit;
 use crate::config::resolve::fit::ClientTls;
 use crate::config::resolve::fit::Known;
+use crate::config::resolve::http_listener;
+use crate::config::resolve::http_route;
 use crate::config::resolve::intent;
 use crate::config::resolve::legs;
 use crate::config::resolve::route;
+use crate::config::resolve::route::Opened;
 use crate::config::resolve::route::Routes;
 use crate::config::source::Sources;
 use crate::config::tree::At;
@@ -46,12 +49,23 @@ pub(super) fn read(
 ) -> Read {
     let bind_at = listener.place("bind");
     let bind = read_bind(sources, listener);
-    let (cluster, routes, names) = read_destinations(sources, listener);
+    let (cluster, opened, names) = read_destinations(sources, listener);
     let clusters = fit::named(known, &names);
     let protocol = fit::protocol(sources, listener, &clusters);
     let intent = intent::read(sources, listener, &clusters);
     let (tls, client_tls) = read_client_tls(sources, listener, protocol);
+    let (routes, http) = if route::are_of_requests(&opened, protocol) {
+        let routes = http_route::read(sources, listener, opened);
+        let http = http_listener::read(sources, listener, routes);
+        http_listener::check(sources, listener, tls.as_ref(), &clusters);
+        (Routes::default(), Some(Arc::new(http)))
+    } else {
+        (route::read(sources, listener, opened), None)
+    };
     if let Some(protocol) = protocol {
+        if protocol != Protocol::Http {
+            http_listener::refuse(sources, listener, protocol);
+        }
         legs::check(
             sources,
             listener,
@@ -96,7 +110,7 @@ pub(super) fn read(
         handshake_timeout,
         keepalive,
         backlog,
-        http: (protocol == Some(Protocol::Http)).then(Arc::default),
+        http,
     };
     Read {
         config,
@@ -106,16 +120,16 @@ pub(super) fn read(
 }
 
 /// The cluster for all, the routes, and every cluster that they name.
-fn read_destinations(
+fn read_destinations<'n>(
     sources: &mut Sources,
-    listener: &mut Reader<'_>,
-) -> (Option<Name>, Routes, Vec<(Name, At)>) {
+    listener: &mut Reader<'n>,
+) -> (Option<Name>, Vec<Opened<'n>>, Vec<(Name, At)>) {
     let mut names = Vec::new();
     let cluster = listener.read(sources, "cluster", values::name, |name| (&**name).into());
     if let Some(cluster) = &cluster {
         names.push((cluster.clone(), listener.place("cluster")));
     }
-    let routes = route::read(sources, listener, &mut names);
+    let routes = route::open(sources, listener, &mut names);
     if listener.entry("cluster").is_none() && listener.entry("routes").is_none() {
         let help = "add `cluster: NAME`, or `routes` to choose by what the client asks for";
         sources.error(
@@ -191,8 +205,13 @@ fn read_tls(
     };
     let optional = tls.flag(sources, "optional");
     let mut alpn = tls.alpn(sources);
-    if protocol == Some(Protocol::Postgres) && tls.entry("alpn").is_none() {
-        alpn = vec![legs::POSTGRES_ALPN.to_owned()];
+    let default = match protocol {
+        Some(Protocol::Postgres) => &[legs::POSTGRES_ALPN][..],
+        Some(Protocol::Http) => &http_listener::ALPN,
+        _ => &[],
+    };
+    if !default.is_empty() && tls.entry("alpn").is_none() {
+        alpn = default.iter().map(ToString::to_string).collect();
         tls.derived("alpn", alpn.clone());
     }
     listener.attach("tls", tls);

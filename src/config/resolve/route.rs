@@ -14,7 +14,24 @@ use crate::config::values;
 use crate::config::values::Wrong;
 
 /// What a route may ask of a session.
-const CONDITIONS: [&str; 3] = ["sni", "database", "user"];
+pub(super) const SESSION_CONDITIONS: [&str; 3] = ["sni", "database", "user"];
+/// What only a route of requests has.
+const REQUEST_KEYS: [&str; 8] = [
+    "host",
+    "path",
+    "method",
+    "header",
+    "request_headers",
+    "response_headers",
+    "rate_limit",
+    "timeout",
+];
+
+/// A route of which the cluster is read: what else it may have depends on what its listener speaks.
+pub(super) struct Opened<'n> {
+    pub reader: Reader<'n>,
+    pub cluster: Option<Name>,
+}
 
 /// The routes, and where each condition of them stands.
 #[derive(Default)]
@@ -26,26 +43,54 @@ pub(super) struct Routes {
 /// Server name, database and user: `None` fits all.
 type Conditions = (Option<String>, Option<String>, Option<String>);
 
+pub(super) fn open<'n>(
+    sources: &mut Sources,
+    listener: &mut Reader<'n>,
+    names: &mut Vec<(Name, At)>,
+) -> Vec<Opened<'n>> {
+    let readers = listener.list_of_sections(sources, "routes");
+    let open = |mut reader: Reader<'n>| {
+        let cluster = reader.read(sources, "cluster", values::name, |name| (&**name).into());
+        if let Some(cluster) = &cluster {
+            names.push((cluster.clone(), reader.place("cluster")));
+        }
+        Opened { reader, cluster }
+    };
+    readers.into_iter().flatten().map(open).collect()
+}
+
+/// Whether a listener routes requests; where its clusters do not tell, its routes do.
+pub(super) fn are_of_requests(opened: &[Opened<'_>], protocol: Option<Protocol>) -> bool {
+    let asks = |route: &Opened<'_>| {
+        let mut keys = REQUEST_KEYS.iter();
+        keys.any(|key| route.reader.entry(key).is_some())
+    };
+    match protocol {
+        Some(protocol) => protocol == Protocol::Http,
+        None => opened.iter().any(asks),
+    }
+}
+
 pub(super) fn read(
     sources: &mut Sources,
     listener: &mut Reader<'_>,
-    names: &mut Vec<(Name, At)>,
+    opened: Vec<Opened<'_>>,
 ) -> Routes {
-    let Some(readers) = listener.list_of_sections(sources, "routes") else {
-        return Routes::default();
-    };
     let mut found = Routes::default();
+    if opened.is_empty() {
+        return found;
+    }
     let mut seen: HashMap<Conditions, At> = HashMap::new();
     let mut shown = Vec::new();
-    for mut reader in readers {
-        for name in CONDITIONS {
-            let written = reader.entry(name).map(|entry| (name, entry.key_at));
+    for mut route in opened {
+        for name in SESSION_CONDITIONS.into_iter().chain(REQUEST_KEYS) {
+            let written = route.reader.entry(name).map(|entry| (name, entry.key_at));
             found.conditions.extend(written);
         }
-        let at = reader.at;
-        let route = read_route(sources, &mut reader, names);
-        shown.push(reader.finish().0);
-        let Some(route) = route else {
+        let at = route.reader.at;
+        let read = read_route(sources, &mut route.reader, route.cluster);
+        shown.push(route.reader.finish().0);
+        let Some(route) = read else {
             continue;
         };
         refuse_unreachable(sources, &seen, &route, at);
@@ -65,17 +110,18 @@ pub(super) fn read(
 fn read_route(
     sources: &mut Sources,
     route: &mut Reader<'_>,
-    names: &mut Vec<(Name, At)>,
+    cluster: Option<Name>,
 ) -> Option<Route> {
     let parse = |node: &Node| values::server_name(node, true);
     let sni = route.read(sources, "sni", parse, |sni| sni.as_str().into());
     let database = read_login(sources, route, "database");
     let user = read_login(sources, route, "user");
-    let cluster = route.read(sources, "cluster", values::name, |name| (&**name).into());
-    if let Some(cluster) = &cluster {
-        names.push((cluster.clone(), route.place("cluster")));
+    if REQUEST_KEYS.iter().any(|name| route.entry(name).is_some()) {
+        // Reported once it is known what the listener speaks.
+        return None;
     }
-    if CONDITIONS.iter().all(|name| route.entry(name).is_none()) {
+    let conditions = SESSION_CONDITIONS.iter();
+    if conditions.clone().all(|name| route.entry(name).is_none()) {
         let message = "a route needs a condition";
         let help = "add `sni`, `database` or `user`; sessions without a route go to the listener's `cluster`";
         sources.error(route.at, Wrong::new(message, help));
@@ -177,6 +223,10 @@ pub(super) fn refuse_unknown(
             {
                 continue;
             }
+            (_, key, _) if REQUEST_KEYS.contains(&key) => (
+                format!("`{key}` is for requests, and this listener's are sessions"),
+                "write `protocol: http` in its clusters, and no `protocol` in the listener",
+            ),
             (Protocol::MySql, ..) => (
                 format!(
                     "MySQL cannot be routed by `{condition}`: the server speaks first, so it is chosen before the client says a word"
@@ -199,10 +249,8 @@ pub(super) fn refuse_unknown(
                 ),
                 "give each cluster a listener of its own",
             ),
-            (Protocol::Http, ..) => (
-                format!("`{condition}` is not known of a request"),
-                "route by `host`, `path`, `method` or `header`",
-            ),
+            // Of requests others are asked, and read elsewhere.
+            (Protocol::Http, ..) => continue,
             (Protocol::Tcp, ..) => (
                 format!("`{condition}` is not known: this listener relays bytes unseen"),
                 "write `protocol: postgres` in its clusters, and none in the listener",

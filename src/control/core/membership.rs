@@ -96,6 +96,7 @@ impl Core {
         cluster.config = config;
         cluster.tls = tls;
         cluster.decide(self.next_probe, now);
+        cluster.judge_outliers(now);
         cluster
     }
 
@@ -244,6 +245,7 @@ impl Core {
         state.relocate(address, handle, now);
         let id = state.handle.id;
         let checked = state.is_checked();
+        cluster.judge_outliers(now);
         self.places.insert(id, place);
         self.schedule.remove(&old.id);
         self.remember(before, old);

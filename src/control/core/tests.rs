@@ -592,6 +592,7 @@ fn unknown_names_are_refused_with_a_near_miss() {
 mod authority;
 mod edges;
 mod happenings;
+mod outliers;
 mod proof;
 mod roles;
 mod simulation;

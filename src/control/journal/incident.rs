@@ -22,16 +22,24 @@ pub enum Kind {
     SplitBrain,
     /// One backend of several was down.
     BackendDown,
+    /// One backend of several got no new requests because of its answers.
+    Ejection,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Failover,
         Self::Switchover,
         Self::Outage,
         Self::SplitBrain,
         Self::BackendDown,
+        Self::Ejection,
     ];
+
+    /// It is about the whole cluster, not about one backend among others.
+    pub fn is_of_cluster(self) -> bool {
+        !matches!(self, Self::BackendDown | Self::Ejection)
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -40,6 +48,7 @@ impl Kind {
             Self::Outage => "outage",
             Self::SplitBrain => "split_brain",
             Self::BackendDown => "backend_down",
+            Self::Ejection => "ejection",
         }
     }
 }
@@ -61,6 +70,8 @@ pub enum Phase {
     SplitBrainOver,
     BackendDown,
     BackendUp,
+    BackendEjected,
+    BackendReturns,
     /// To replica or fenced.
     RoleChanged(Role),
     NewPrimarySeen,
@@ -85,6 +96,8 @@ impl Phase {
             Self::SplitBrainOver => "split_brain_over",
             Self::BackendDown => "backend_down",
             Self::BackendUp => "backend_up",
+            Self::BackendEjected => "backend_ejected",
+            Self::BackendReturns => "backend_returns",
             Self::RoleChanged(_) => "role_changed",
             Self::NewPrimarySeen => "new_primary_seen",
             Self::ServedAgain => "served_again",

@@ -14,6 +14,8 @@ struct Story {
     is_split_brain: bool,
     /// Name, health, its cause, role, its cause, timeline.
     backends: Vec<(Name, Health, Cause, Role, Cause, Option<u32>)>,
+    /// Who is ejected and why.
+    ejected: Option<(&'static str, Cause)>,
     watch: Watch,
     journal: Journal,
     facts: Facts,
@@ -39,6 +41,7 @@ impl Story {
             tells_roles,
             is_split_brain: false,
             backends: backends.collect(),
+            ejected: None,
             watch: Watch::default(),
             journal: Journal::default(),
             facts: Facts::default(),
@@ -98,6 +101,7 @@ impl Story {
                 role_cause: *role_cause,
                 timeline: *timeline,
                 is_eligible: *health == Health::Up,
+                ejected: self.ejected.filter(|it| it.0 == &**name).map(|it| it.1),
             })
             .collect();
         let scene = Scene {
@@ -437,4 +441,70 @@ fn steps_are_bounded_and_what_matters_is_told_all_the_same() {
     assert!(incident.steps.len() <= MAX_STEPS + 5);
     assert!(incident.omitted > 100, "{}", incident.omitted);
     assert!(incident.at(Phase::Released).is_some());
+}
+
+#[test]
+fn an_ejection_is_told_and_another_soon_after_counts_in_it() {
+    let mut story = Story::new(false, &["db1", "db2"]);
+    story.ejected = Some(("db1", Cause::SuccessRate));
+    story.later(100).settle();
+    story.ejected = None;
+    story.later(30_000).settle().later(10);
+    story.facts.first_answer = Some(story.now);
+    story.look();
+    let incident = story.the_incident();
+    assert_eq!(incident.kind, Kind::Ejection);
+    assert_eq!(incident.lost.as_deref(), Some("db1"));
+    let told = [
+        "last_good_answer",
+        "detected",
+        "fenced",
+        "backend_returns",
+        "released",
+        "first_good_answer",
+        "closed",
+    ];
+    assert_eq!(phases(&incident), told);
+    let causes: Vec<_> = incident.steps.iter().filter_map(|it| it.cause).collect();
+    assert_eq!(causes, [Cause::SuccessRate, Cause::EjectionOver]);
+
+    story.ejected = Some(("db1", Cause::ServerErrors));
+    story.later(1000).settle();
+    let incident = story.the_incident();
+    assert_eq!((incident.times, incident.closed), (2, None));
+    let id = story.journal.open_id(&"a".into(), Some(&"db1".into()));
+    assert_eq!(id, Some(incident.id));
+}
+
+#[test]
+fn one_that_is_ejected_and_dies_has_an_incident_for_each() {
+    let mut story = Story::new(false, &["db1", "db2"]);
+    story.ejected = Some(("db1", Cause::SuccessRate));
+    story.later(100).settle();
+    story.dies("db1");
+    let kinds: Vec<_> = story.journal.latest(9).iter().map(|it| it.kind).collect();
+    assert_eq!(kinds, [Kind::BackendDown, Kind::Ejection]);
+    story.health("db1", Health::Up, Cause::CheckPassed);
+    story.later(100).settle();
+    let open = |kind| {
+        let all = story.journal.latest(9);
+        let one = all.into_iter().find(|it| it.kind == kind).unwrap();
+        one.found.is_none()
+    };
+    assert!(open(Kind::Ejection) && !open(Kind::BackendDown));
+}
+
+#[test]
+fn an_ejection_while_nobody_is_written_to_is_a_step_of_that() {
+    let mut story = Story::new(true, &["db1", "db2"]);
+    story.later(100).dies("db1");
+    story.ejected = Some(("db2", Cause::SlowAnswers));
+    story.later(100).settle();
+    story.ejected = None;
+    story.later(100).settle();
+    let told = phases(&story.the_incident());
+    assert!(
+        told.ends_with(&["backend_ejected", "backend_returns"]),
+        "{told:?}"
+    );
 }

@@ -11,6 +11,7 @@ use super::cause_of;
 use super::connect;
 use super::within;
 use crate::cluster::Cause;
+use crate::config::CheckKind;
 use crate::tls::BackendTls;
 
 pub(super) async fn ask(
@@ -35,8 +36,12 @@ pub(super) async fn handshake(
     let Some(connector) = &target.tls else {
         return Err(Cause::TlsFailed);
     };
-    let handshake = connector.connect(&target.backend, address, stream);
-    handshake.await.map_err(|error| handshake_cause(&error))
+    let backend = &target.backend;
+    let handshake = match target.cluster.health_check.kind {
+        CheckKind::Http(_) => connector.connect_http1(backend, address, stream).await,
+        _ => connector.connect(backend, address, stream).await,
+    };
+    handshake.map_err(|error| handshake_cause(&error))
 }
 
 /// A reset stays a reset; whatever else goes wrong in a handshake is TLS.

@@ -29,6 +29,7 @@ use crate::config::Protocol;
 use crate::config::SessionPolicy;
 use crate::config::WaitLimit;
 use crate::routing::BackendHandle;
+use crate::routing::Ejection;
 use crate::routing::LoginKeys;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -105,6 +106,7 @@ fn backend(number: u16) -> BackendEntry {
         since: Instant::now(),
         since_epoch: 0.0,
         warming_since: None,
+        ejected: None,
     }
 }
 
@@ -166,6 +168,48 @@ fn place(
 
 fn picks(table: &ClusterTable, tried: &[BackendId], count: usize) -> Result<Vec<u64>, PickError> {
     place(table, tried, count).map(|(picked, _)| picked)
+}
+
+fn ejected(number: u16) -> BackendEntry {
+    with(number, |entry| {
+        entry.ejected = Some(Ejection {
+            cause: Cause::SuccessRate,
+            until: Instant::now() + SECOND,
+        });
+    })
+}
+
+#[test]
+fn one_that_is_ejected_is_picked_only_when_nobody_else_is_there() {
+    let down = |number| with(number, |entry| entry.health = Health::Down);
+    let others = table(vec![ejected(1), backend(2), backend(3)]);
+    assert_eq!(picks(&others, &[], 4).unwrap(), [2, 2, 3, 3]);
+    assert_eq!(others.eligible(), 2);
+    let spare = with(2, |entry| entry.config.tier = 1);
+    let spared = table(vec![ejected(1), spare]);
+    assert_eq!(picks(&spared, &[], 2).unwrap(), [2, 2]);
+    let alone = table(vec![ejected(1), down(2)]);
+    assert_eq!(picks(&alone, &[], 2).unwrap(), [1, 1]);
+    assert_eq!(alone.eligible(), 1);
+}
+
+#[test]
+fn better_one_that_is_ejected_than_all_in_a_panic() {
+    let down = with(2, |entry| entry.health = Health::Down);
+    let mut config = config(Policy::RoundRobin);
+    config.failover.panic = Panic::TryAll;
+    let table = table_of(config, vec![ejected(1), down], None);
+    assert_eq!(picks(&table, &[], 3).unwrap(), [1, 1, 1]);
+}
+
+#[test]
+fn ejection_brings_back_nobody_who_is_drained() {
+    let drained = with(1, |entry| {
+        entry.admin = AdminState::Drain;
+        entry.ejected = ejected(1).ejected;
+    });
+    let table = table(vec![drained]);
+    assert_eq!(picks(&table, &[], 1), Err(PickError::NoneEligible));
 }
 
 #[test]

@@ -419,6 +419,10 @@ struct Certificates {
 }
 
 fn certificates() -> Certificates {
+    certificates_that_speak(&[])
+}
+
+fn certificates_that_speak(alpn: &[&str]) -> Certificates {
     let directory = tempfile::tempdir().unwrap();
     let names = vec!["10.0.0.1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -434,7 +438,7 @@ fn certificates() -> Certificates {
         client_ca_file: None,
         optional: false,
         min_version: TlsVersion::V1_2,
-        alpn: Vec::new(),
+        alpn: alpn.iter().map(ToString::to_string).collect(),
     });
     Certificates {
         acceptor: acceptor.unwrap(),
@@ -444,12 +448,21 @@ fn certificates() -> Certificates {
 }
 
 fn secured(kind: CheckKind, mode: VerifyMode, ca_file: Option<std::path::PathBuf>) -> Target {
+    secured_by(kind, mode, ca_file, &[])
+}
+
+fn secured_by(
+    kind: CheckKind,
+    mode: VerifyMode,
+    ca_file: Option<std::path::PathBuf>,
+    alpn: &[&str],
+) -> Target {
     let config = BackendTlsConfig {
         mode,
         ca_file,
         client_pair: None,
         server_name: None,
-        alpn: Vec::new(),
+        alpn: alpn.iter().map(ToString::to_string).collect(),
     };
     Target {
         tls: Some(TlsConnector::load(&config).unwrap()),
@@ -513,6 +526,32 @@ async fn http_asks_over_tls() {
     });
     let insecure = secured(kind, VerifyMode::Insecure, None);
     assert_eq!(ask_target(&insecure, server.address).await, Ok(()));
+}
+
+#[tokio::test]
+async fn http_asks_in_http1_where_requests_go_by_http2() {
+    let made = certificates_that_speak(&["h2", "http/1.1"]);
+    let acceptor = made.acceptor.clone();
+    let server = serve(move |stream: TcpStream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut stream = acceptor.accept(stream).await?;
+            if stream.alpn() == Some(b"h2") {
+                // What speaks HTTP/2 does not understand a request of HTTP/1.1.
+                return stream.shutdown().await;
+            }
+            let asked = stream.read(&mut [0; 4096]).await?;
+            assert!(asked > 0);
+            stream.write_all(OK.as_bytes()).await?;
+            stream.shutdown().await
+        }
+    })
+    .await;
+    for offered in [&["h2"][..], &["h2", "http/1.1"], &["http/1.1"]] {
+        let kind = http(|check| check.tls = true);
+        let target = secured_by(kind, VerifyMode::Insecure, None, offered);
+        assert_eq!(ask_target(&target, server.address).await, Ok(()));
+    }
 }
 
 #[test]

@@ -53,6 +53,17 @@ fn everybody_s_standing_is_told() {
 }
 
 #[test]
+fn one_that_is_ejected_is_told_of_unless_it_has_to_serve() {
+    let ejection = ejected(1).ejected.unwrap();
+    let out = with(1, |entry| entry.ejected = Some(ejection));
+    let both = table(vec![out.clone(), backend(2)]);
+    let excluded = Standing::Excluded(Exclusion::Ejected(ejection));
+    assert_eq!(standings(&both, &[]), [excluded, Standing::Picked]);
+    let alone = table(vec![out]);
+    assert_eq!(standings(&alone, &[]), [Standing::Picked]);
+}
+
+#[test]
 fn the_fallback_is_a_spare_until_it_is_needed() {
     let role = |number, role| with(number, |entry| entry.role = role);
     let intent = Intent {

@@ -1,0 +1,321 @@
+//! Bodies on their way: streamed, never held; bounded in time and length.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Body;
+use hyper::body::Frame;
+use hyper::body::Incoming;
+use hyper::body::SizeHint;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+
+use crate::cluster::Cause;
+use crate::config::ClusterConfig;
+use crate::proxy::http::pool::Pool;
+use crate::proxy::http::record::Record;
+use crate::proxy::http::upstream::Upstream;
+use crate::proxy::place::Place;
+
+/// Why a body came to no end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyError(pub Cause);
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.as_str())
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// Ends a body that stands still. Costs nothing while bytes are at hand.
+#[derive(Debug)]
+struct Stall {
+    timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            timer: None,
+        }
+    }
+
+    fn progress(&mut self) {
+        if let Some(timer) = &mut self.timer {
+            timer.as_mut().reset(Instant::now() + self.timeout);
+        }
+    }
+
+    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> bool {
+        let timeout = self.timeout;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        timer.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// What a backend is sent.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// May be sent again.
+    Empty,
+    Client(Box<ClientBody>),
+}
+
+/// A client's body.
+#[derive(Debug)]
+pub struct ClientBody {
+    incoming: Incoming,
+    stall: Stall,
+    /// What may still come.
+    left: u64,
+    received: Arc<AtomicU64>,
+}
+
+impl RequestBody {
+    pub fn new(
+        incoming: Incoming,
+        (timeout, max_bytes): (Duration, Option<u64>),
+        received: impl FnOnce() -> Arc<AtomicU64>,
+    ) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Client(Box::new(ClientBody {
+            incoming,
+            stall: Stall::new(timeout),
+            left: max_bytes.unwrap_or(u64::MAX),
+            received: received(),
+        }))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Client(client) => client.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(client) => client.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client(client) => client.incoming.size_hint(),
+        }
+    }
+}
+
+impl ClientBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.stall.progress();
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let Some(left) = self.left.checked_sub(bytes) else {
+                    return Poll::Ready(Some(Err(BodyError(Cause::BodyTooLarge))));
+                };
+                self.left = left;
+                self.received.fetch_add(bytes, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError(Cause::Closed)))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending if self.stall.poll_elapsed(cx) => {
+                Poll::Ready(Some(Err(BodyError(Cause::BodyTimeout))))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// What a client is sent.
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    /// The exchange lasts as long as its body.
+    record: Record,
+}
+
+#[derive(Debug)]
+pub enum Source {
+    Own(Full<Bytes>),
+    Backend(Box<BackendBody>),
+}
+
+impl ResponseBody {
+    pub fn new(source: Source, record: Record) -> Self {
+        Self { source, record }
+    }
+}
+
+/// A backend's body, with everything that its exchange occupies.
+#[derive(Debug)]
+pub struct BackendBody {
+    incoming: Incoming,
+    stall: Stall,
+    lease: Lease,
+}
+
+/// A place on a backend and a connection to it.
+#[derive(Debug)]
+pub struct Lease {
+    upstream: Option<Upstream>,
+    made_by: Arc<ClusterConfig>,
+    pool: Arc<Pool>,
+    /// Given back when the exchange is over.
+    place: Option<Place>,
+}
+
+impl Lease {
+    pub fn new(
+        upstream: Upstream,
+        made_by: Arc<ClusterConfig>,
+        pool: Arc<Pool>,
+        place: Place,
+    ) -> Self {
+        upstream.cell.busy.fetch_add(1, Ordering::AcqRel);
+        Self {
+            upstream: Some(upstream),
+            made_by,
+            pool,
+            place: Some(place),
+        }
+    }
+
+    pub fn upstream(&mut self) -> Option<&mut Upstream> {
+        self.upstream.as_mut()
+    }
+
+    /// The answer has ended: the connection may be used again.
+    fn give_back(&mut self) {
+        if let Some(upstream) = self.upstream.take() {
+            upstream.cell.busy.fetch_sub(1, Ordering::AcqRel);
+            self.pool.give_back(upstream, Arc::clone(&self.made_by));
+        }
+    }
+
+    /// Takes the place out: the connection does not come back.
+    pub fn into_place(mut self) -> Option<Place> {
+        self.place.take()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Half an answer is on it: it cannot be used again, and hyper closes it.
+        if let Some(upstream) = self.upstream.take() {
+            upstream.cell.busy.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl BackendBody {
+    pub fn new(incoming: Incoming, timeout: Duration, lease: Lease) -> Self {
+        Self {
+            incoming,
+            stall: Stall::new(timeout),
+            lease,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.stall.progress();
+                if self.incoming.is_end_stream() {
+                    self.lease.give_back();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => {
+                let severed = self.lease.upstream.as_ref();
+                let severed = severed.and_then(|upstream| upstream.cell.severed());
+                let cause = severed.unwrap_or(Cause::Reset);
+                Poll::Ready(Some(Err(BodyError(cause))))
+            }
+            Poll::Ready(None) => {
+                self.lease.give_back();
+                Poll::Ready(None)
+            }
+            Poll::Pending if self.stall.poll_elapsed(cx) => {
+                Poll::Ready(Some(Err(BodyError(Cause::BodyTimeout))))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for BackendBody {
+    fn drop(&mut self) {
+        // hyper does not ask a body for its end that has none.
+        if self.incoming.is_end_stream() {
+            self.lease.give_back();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.source {
+            Source::Own(own) => Pin::new(own).poll_frame(cx).map_err(|never| match never {}),
+            Source::Backend(backend) => backend.poll(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                this.record.sent_bytes += bytes as u64;
+            }
+            Poll::Ready(Some(Err(BodyError(cause)))) => this.record.set_cause(*cause),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(own) => own.is_end_stream(),
+            Source::Backend(backend) => backend.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(own) => own.size_hint(),
+            Source::Backend(backend) => backend.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! HTTP: routes each request, not each connection.
+//!
+//! hyper speaks HTTP/1.1 and HTTP/2 on both sides; what it would read more leniently than the
+//! RFCs allow is refused before it sees it ([`client_io`]). A client's connection is served by
+//! [`serve`], one request by [`exchange`]; connections to backends are pooled by each worker.
+
+mod access_log;
+mod body;
+mod client_io;
+mod exchange;
+mod link;
+mod outcome;
+mod pool;
+mod prepare;
+mod record;
+mod refusal;
+mod serve;
+mod upstream;
+
+pub use access_log::AccessLogs;
+pub use link::HttpClient;
+pub use pool::Pool;
+pub use serve::serve;

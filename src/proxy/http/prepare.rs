@@ -1,0 +1,344 @@
+//! What is done to a request before it goes to a backend, and to the answer on its way back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::Uri;
+use http::Version;
+use http::header;
+use http::request;
+use hyper::body::Incoming;
+
+use crate::cluster::Cause;
+use crate::cluster::Name;
+use crate::config::HttpListenerConfig;
+use crate::config::HttpVersion;
+use crate::config::RouteActions;
+use crate::protocol::http::forwarded;
+use crate::protocol::http::forwarded::Arrival;
+use crate::protocol::http::hop;
+use crate::protocol::http::hop::Hop;
+use crate::protocol::http::message;
+use crate::protocol::http::problem::Form;
+use crate::protocol::http::problem::Problem;
+use crate::protocol::http::request_id;
+use crate::protocol::http::rules;
+use crate::protocol::http::target;
+use crate::protocol::http::via;
+use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::link::Link;
+use crate::proxy::http::record::Record;
+use crate::routing::ClusterTable;
+use crate::routing::HttpRequestView;
+use crate::routing::ListenerEntry;
+use crate::routing::request_key;
+use crate::routing::route_http;
+
+/// What is known of a request beside what is sent on.
+#[derive(Debug)]
+pub struct Prepared {
+    pub cluster: Name,
+    /// Position among the listener's routes.
+    pub route: Option<usize>,
+    pub config: Arc<HttpListenerConfig>,
+    /// Behind trusted proxies, the one they name.
+    pub client: SocketAddr,
+    /// What the cluster's hash uses of it.
+    pub hashed: Option<String>,
+    /// Position of the backend that the client's cookie names.
+    pub sticky: Option<usize>,
+    /// Further attempts after one that may have been acted on.
+    pub retries: u32,
+    pub min_retries_per_second: u32,
+    pub is_idempotent: bool,
+    pub hop: Hop,
+    pub version: HttpVersion,
+}
+
+/// How the client wants answers that the proxy makes itself.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    pub form: Form,
+    pub request_id: Option<HeaderValue>,
+}
+
+impl Prepared {
+    pub fn actions(&self) -> Option<&RouteActions> {
+        let route = self.config.routes.get(self.route?)?;
+        Some(&route.actions)
+    }
+
+    /// From the request's head to the answer's.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.actions()?.timeout
+    }
+}
+
+/// Reads a request's head: where it goes, and what goes there.
+///
+/// # Errors
+/// It is malformed, or goes nowhere.
+pub fn prepare(
+    (mut parts, incoming): (request::Parts, Incoming),
+    record: &mut Record,
+    wanted: &mut Wanted,
+) -> Result<(Prepared, Request<RequestBody>), Refusal> {
+    let link = Arc::clone(record.link());
+    let link = &*link;
+    let entry = link.entry().ok_or(Problem::Shutdown)?;
+    let config = entry.config.http.clone().ok_or(Problem::Shutdown)?;
+    wanted.form = Form::of(&parts.headers);
+    if parts.version == Version::HTTP_2 {
+        message::check_http2(&parts.headers).map_err(|_| Problem::BadRequest)?;
+    }
+    if parts.method == Method::CONNECT && !config.allow_connect {
+        return Err(Problem::MethodNotAllowed.into());
+    }
+    let expects = message::expects_continue(&parts.headers);
+    if expects.map_err(|_| Problem::ExpectationFailed)? {
+        // hyper answers it when the body is asked for.
+        parts.headers.remove(header::EXPECT);
+    }
+    let seen = Seen::of(&parts, (&entry, &config), record)?;
+    let max_body = config.limits.max_body_bytes.map(|max| max.get());
+    let length = message::content_length(&parts.headers).map_err(|_| Problem::BadRequest)?;
+    if let (Some(max), Some(length)) = (max_body, length)
+        && length > max
+    {
+        return Err(Problem::TooLarge.into());
+    }
+    let limits = (config.limits.body_timeout, max_body);
+    let body = RequestBody::new(incoming, limits, || record.received());
+    let mut hop = hop::strip_request(&mut parts.headers).map_err(|_| Problem::BadRequest)?;
+    hop.upgrade = hop.upgrade.filter(message::may_upgrade);
+    let trusted = forwarded::is_trusted(&config.trusted, link.origin.client.ip());
+    let client = forwarded::apply(&mut parts.headers, &seen.arrival(link), &config.trusted);
+    if let Some(limiter) = seen.route.and_then(|route| entry.rates.of(route)) {
+        limiter.take(client, Instant::now()).map_err(|wait| {
+            link.cell.listener.http.count_rate_limited();
+            Refusal {
+                retry_after: Some(wait),
+                ..Problem::RateLimited.into()
+            }
+        })?;
+    }
+    let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+    wanted.request_id = Some(request_id::apply(&mut parts.headers, trusted, random));
+    via::append(&mut parts.headers, parts.version).map_err(|_| Problem::Loop)?;
+    let prepared = Prepared {
+        cluster: seen.cluster,
+        route: seen.route,
+        client: SocketAddr::new(client, link.origin.client.port()),
+        hashed: seen.hashed,
+        sticky: seen.sticky,
+        retries: seen.retries,
+        min_retries_per_second: seen.min_retries_per_second,
+        is_idempotent: message::is_idempotent(&parts.method),
+        version: seen.version,
+        hop,
+        config,
+    };
+    record.set_client(prepared.client, wanted.request_id.as_ref());
+    if let Some(actions) = prepared.actions() {
+        let wanted = &actions.request_headers;
+        rules::apply(&mut parts.headers, &wanted.remove, &wanted.set, &wanted.add);
+    }
+    parts.uri = seen.uri;
+    match prepared.version {
+        HttpVersion::One => {
+            parts.version = Version::HTTP_11;
+            if let Some(host) = seen.host_field {
+                parts.headers.insert(header::HOST, host);
+            }
+            hop::set_http1(&mut parts.headers, &prepared.hop);
+        }
+        HttpVersion::Two => {
+            parts.version = Version::HTTP_2;
+            parts.headers.remove(header::HOST);
+            hop::set_http2(&mut parts.headers, &prepared.hop);
+        }
+    }
+    Ok((prepared, Request::from_parts(parts, body)))
+}
+
+/// What the target and the routes say.
+struct Seen {
+    cluster: Name,
+    route: Option<usize>,
+    hashed: Option<String>,
+    sticky: Option<usize>,
+    retries: u32,
+    min_retries_per_second: u32,
+    version: HttpVersion,
+    uri: Uri,
+    authority: Option<String>,
+    host_field: Option<HeaderValue>,
+}
+
+impl Seen {
+    fn of(
+        parts: &request::Parts,
+        (entry, config): (&ListenerEntry, &HttpListenerConfig),
+        record: &mut Record,
+    ) -> Result<Self, Problem> {
+        let target = target::read(&parts.method, &parts.uri, parts.version, &parts.headers)
+            .map_err(|_| Problem::BadRequest)?;
+        let view = HttpRequestView {
+            host: target.host.as_deref(),
+            path: &target.path,
+            method: &parts.method,
+            headers: &parts.headers,
+        };
+        let default = entry.config.cluster.as_ref();
+        let routed = route_http(&entry.http_routes, config, default, &view);
+        let routed = routed.ok_or(Problem::NoRoute)?;
+        record.route = routed.route;
+        let link = Arc::clone(record.link());
+        let table = link.shared.table.load();
+        let cluster = table.clusters.get(routed.cluster).ok_or(Problem::NoRoute)?;
+        let http = cluster.config.http.as_deref().ok_or(Problem::NoRoute)?;
+        record.set_cluster(&cluster.handle);
+        let key = &cluster.config.balance.key;
+        let hashed = request_key(key, &view, parts.uri.query()).map(str::to_owned);
+        cluster.handle.retries.deposit(http.retry.budget);
+        let sticky = http.sticky.as_ref();
+        let sticky = sticky.and_then(|it| cluster.sticky.find(&parts.headers, &it.cookie));
+        let uri = match http.version {
+            HttpVersion::One => target.origin_form(),
+            HttpVersion::Two => {
+                let absolute = target.absolute_form(cluster.tls.is_some());
+                absolute.ok_or(Problem::BadRequest)?
+            }
+        };
+        Ok(Self {
+            cluster: routed.cluster.clone(),
+            route: routed.route,
+            hashed,
+            sticky,
+            retries: http.retry.attempts,
+            min_retries_per_second: http.retry.min_per_second,
+            version: http.version,
+            uri,
+            host_field: target.host_field(),
+            authority: target.authority.map(str::to_owned),
+        })
+    }
+
+    fn arrival(&self, link: &Link) -> Arrival<'_> {
+        Arrival {
+            peer: link.origin.client.ip(),
+            tls: link.is_tls,
+            authority: self.authority.as_deref(),
+            port: link.cell.bind.port(),
+        }
+    }
+}
+
+/// What a client gets of a backend's head.
+pub fn forward_back(response: &mut Response<Incoming>, prepared: &Prepared) {
+    let version = response.version();
+    let headers = response.headers_mut();
+    hop::strip_response(headers);
+    // A circle was refused on the way there.
+    let _ = via::append(headers, version);
+    if let Some(actions) = prepared.actions() {
+        let wanted = &actions.response_headers;
+        rules::apply(headers, &wanted.remove, &wanted.set, &wanted.add);
+    }
+}
+
+/// Leads the client back here next time, if its cookie does not say so already.
+pub fn set_cookie(
+    headers: &mut HeaderMap,
+    (prepared, link): (&Prepared, &Link),
+    (cluster, backend): (&ClusterTable, usize),
+) {
+    let sticky = cluster.config.http.as_deref();
+    let Some(sticky) = sticky.and_then(|http| http.sticky.as_ref()) else {
+        return;
+    };
+    if prepared.sticky == Some(backend) {
+        return;
+    }
+    let form = crate::protocol::http::sticky::CookieForm {
+        name: &sticky.cookie,
+        max_age: sticky.max_age,
+        secure: link.is_tls,
+    };
+    if let Some(cookie) = cluster.sticky.set_cookie(backend, form) {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+}
+
+/// Whether the backend has switched to what the client asked for.
+pub fn may_switch(response: &Response<Incoming>, prepared: &Prepared) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS && prepared.hop.upgrade.is_some()
+}
+
+/// Why there is no backend's answer: for the client, and for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub problem: Problem,
+    pub cause: Cause,
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        let cause = match problem {
+            Problem::NoRoute => Cause::NoRoute,
+            Problem::TooLarge => Cause::BodyTooLarge,
+            Problem::RateLimited => Cause::RateLimited,
+            Problem::Shutdown => Cause::Shutdown,
+            Problem::BackendTimeout => Cause::AnswerTimeout,
+            _ => Cause::BadRequest,
+        };
+        Self {
+            problem,
+            cause,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<Cause> for Refusal {
+    fn from(cause: Cause) -> Self {
+        Self {
+            problem: problem_of(cause),
+            cause,
+            retry_after: None,
+        }
+    }
+}
+
+/// The answer to a request that no backend has answered.
+fn problem_of(cause: Cause) -> Problem {
+    match cause {
+        Cause::NoRoute => Problem::NoRoute,
+        Cause::HoldTimeout => Problem::HoldTimeout,
+        Cause::HoldFull => Problem::HoldFull,
+        Cause::QueueTimeout => Problem::QueueTimeout,
+        Cause::QueueFull => Problem::QueueFull,
+        Cause::AnswerTimeout => Problem::BackendTimeout,
+        Cause::BodyTimeout => Problem::RequestTimeout,
+        Cause::BodyTooLarge => Problem::TooLarge,
+        Cause::OutOfResources => Problem::OutOfResources,
+        Cause::BadProtocol => Problem::BadProtocol,
+        Cause::ConnectRefused
+        | Cause::ConnectTimeout
+        | Cause::Unreachable
+        | Cause::Unresolved
+        | Cause::TlsFailed
+        | Cause::EarlyClose => Problem::ConnectFailed,
+        Cause::Shutdown | Cause::ListenerRemoved => Problem::Shutdown,
+        _ => Problem::Reset,
+    }
+}
