@@ -45,6 +45,8 @@ pub struct SessionCell {
     pub intent: Intent,
     /// Zero = never.
     idle_timeout: Duration,
+    /// For a client to show that it speaks the protocol.
+    handshake_timeout: Duration,
     /// The socket's peer, or the one in a PROXY header.
     client: OnceLock<SocketAddr>,
     /// Read from the client and delivered; written by this session only.
@@ -102,6 +104,7 @@ impl SessionCell {
         bind: SocketAddr,
         intent: Intent,
         idle_timeout: Duration,
+        handshake_timeout: Duration,
         now: Instant,
     ) -> Self {
         Self {
@@ -111,6 +114,7 @@ impl SessionCell {
             started: now,
             intent,
             idle_timeout,
+            handshake_timeout,
             client: OnceLock::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -222,9 +226,13 @@ impl SessionCell {
         self.lock().finish.get_or_insert(cause);
     }
 
-    /// Gives the session until `deadline`.
+    /// Gives the session until `deadline`. The first cause stays, apart from an opening's, which
+    /// is taken back when that is whole.
     pub fn set_deadline(&self, deadline: Instant, cause: Cause) {
-        self.lock().deadline.get_or_insert((deadline, cause));
+        let mut control = self.lock();
+        if matches!(control.deadline, None | Some((_, Cause::HandshakeTimeout))) {
+            control.deadline = Some((deadline, cause));
+        }
     }
 
     /// Takes the deadline of `cause` back.
@@ -233,6 +241,17 @@ impl SessionCell {
         if control.deadline.is_some_and(|(_, known)| known == cause) {
             control.deadline = None;
         }
+    }
+
+    /// The client has begun to say something that is not passed on before it is whole.
+    pub fn begin_opening(&self, now: Instant) {
+        let deadline = (now + self.handshake_timeout, Cause::HandshakeTimeout);
+        self.lock().deadline.get_or_insert(deadline);
+    }
+
+    /// It is whole.
+    pub fn end_opening(&self) {
+        self.clear_deadline(Cause::HandshakeTimeout);
     }
 
     /// Whether there is anything to look at: [`Self::severed`] or [`Self::take_settled`].
@@ -456,7 +475,8 @@ pub(super) mod tests {
     pub fn session(idle_timeout: Duration, now: Instant) -> Arc<SessionCell> {
         let listener = Arc::new(ListenerHandle::new("l".into()));
         let bind = SocketAddr::from(([127, 0, 0, 1], 1));
-        let cell = SessionCell::new(1, listener, bind, Intent::ANY, idle_timeout, now);
+        let patience = Duration::from_secs(5);
+        let cell = SessionCell::new(1, listener, bind, Intent::ANY, idle_timeout, patience, now);
         cell.set_phase(Phase::Relay);
         Arc::new(cell)
     }
@@ -536,6 +556,44 @@ pub(super) mod tests {
         assert_eq!(cause(&cell), None);
         registry.sweep(now + 4 * second);
         assert_eq!(cause(&cell), Some(Cause::IdleTimeout));
+    }
+
+    #[test]
+    fn an_opening_has_the_time_of_a_handshake_from_its_first_byte_on() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let registry = Registry::default();
+        let cell = session(Duration::ZERO, now);
+        registry.insert(Arc::clone(&cell));
+        registry.sweep(now + 60 * second);
+        assert_eq!(cause(&cell), None, "silence is no opening");
+        cell.begin_opening(now + 60 * second);
+        registry.sweep(now + 64 * second);
+        assert_eq!(cause(&cell), None);
+        cell.end_opening();
+        registry.sweep(now + 70 * second);
+        assert_eq!(cause(&cell), None);
+        cell.begin_opening(now + 70 * second);
+        registry.sweep(now + 75 * second);
+        assert_eq!(cause(&cell), Some(Cause::HandshakeTimeout));
+    }
+
+    #[test]
+    fn the_end_of_an_opening_takes_no_other_deadline_back() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        for removed_first in [true, false] {
+            let cell = session(Duration::ZERO, now);
+            let remove = || cell.set_deadline(now + second, Cause::ListenerRemoved);
+            if removed_first {
+                remove();
+            }
+            cell.begin_opening(now);
+            remove();
+            cell.end_opening();
+            cell.sweep(now + second);
+            assert_eq!(cause(&cell), Some(Cause::ListenerRemoved));
+        }
     }
 
     #[test]

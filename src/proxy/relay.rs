@@ -52,6 +52,8 @@ pub struct Relay {
     again: Option<Box<Again>>,
     /// The backend failed before it got or gave a byte.
     untouched: bool,
+    /// The client's first bytes are kept until they are whole, for a limited time.
+    is_opening: bool,
     follow: Option<Box<Follow>>,
 }
 
@@ -100,6 +102,7 @@ impl Relay {
             keepalive,
             again: Some(again).filter(|_| !asked),
             untouched: false,
+            is_opening: false,
             follow: ends.follow,
         }
     }
@@ -155,7 +158,20 @@ impl Relay {
         {
             follow.note_client_end();
         }
+        self.note_opening();
         result
+    }
+
+    fn note_opening(&mut self) {
+        let is_opening = self.follow.as_ref().is_some_and(|it| it.holds_back());
+        if is_opening == self.is_opening {
+            return;
+        }
+        self.is_opening = is_opening;
+        match is_opening {
+            true => self.cell.begin_opening(Instant::now()),
+            false => self.cell.end_opening(),
+        }
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FlowError>> {

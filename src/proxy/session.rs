@@ -339,6 +339,7 @@ impl Registration {
             accepted.entry.config.bind,
             accepted.entry.config.intent,
             accepted.entry.config.idle_timeout,
+            accepted.entry.config.handshake_timeout,
             Instant::now(),
         ));
         cell.set_client(accepted.peer);
