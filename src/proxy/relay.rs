@@ -250,7 +250,14 @@ impl Relay {
         let (side, error) = match error {
             FlowError::Read(error) => (reader, error),
             FlowError::Write(error) => (writer, error),
-            FlowError::Refused(_) => return Some(self.end(reader, Cause::BadProtocol)),
+            FlowError::Refused(words) => {
+                let words = Some(words).filter(|words| !words.is_empty());
+                return Some(match self.say_last(cx, words) {
+                    // A reset could overtake what was said.
+                    true => end(reader, Cause::BadProtocol),
+                    false => self.end(reader, Cause::BadProtocol),
+                });
+            }
         };
         if side == Side::Backend && self.is_untouched() && net::cause_of(&error) == Cause::Reset {
             self.untouched = true;
@@ -340,16 +347,6 @@ impl Future for Relay {
             return Poll::Ready(relay.sever(cx, cause));
         }
         let up = relay.poll_up(cx);
-        if let Poll::Ready(Err(FlowError::Refused(words))) = &up
-            && relay.client.try_say_last(cx, words)
-        {
-            // A reset could overtake what was said.
-            return Poll::Ready(SessionEnd {
-                side: Side::Client,
-                phase: Phase::Relay,
-                cause: Cause::BadProtocol,
-            });
-        }
         if let Some(end) = relay.settle(cx, Side::Client, Side::Backend, up) {
             return Poll::Ready(end);
         }
