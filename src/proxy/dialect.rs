@@ -50,9 +50,9 @@ pub enum Follow {
     MySql(mysql::Follow),
 }
 
-/// What becomes of bytes that a client has sent.
+/// What becomes of bytes that one side has sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum Verdict {
     Pass,
     /// Not yet: they are kept, and come back in a later `Replace`.
     Hold,
@@ -134,13 +134,14 @@ impl Dialect {
 }
 
 impl Follow {
-    /// Takes note of what the backend says; may overwrite parts of it.
-    pub fn see_answer(&mut self, bytes: &mut [u8]) {
+    /// Takes note of what the backend says; may overwrite parts of it, and may refuse it.
+    pub fn see_answer(&mut self, bytes: &mut [u8]) -> Verdict {
         match self {
             Self::Postgres(follow) => follow.see_answer(bytes),
             Self::Redis(follow) => follow.see_answer(bytes),
-            Self::MySql(follow) => follow.see_answer(bytes),
+            Self::MySql(follow) => return follow.see_answer(bytes),
         }
+        Verdict::Pass
     }
 
     /// Whether [`Self::see_request`] has anything to look at, still.
@@ -153,13 +154,13 @@ impl Follow {
     }
 
     /// Judges what the client says before it is passed on.
-    pub fn see_request(&mut self, bytes: &mut [u8]) -> Request {
+    pub fn see_request(&mut self, bytes: &mut [u8]) -> Verdict {
         match self {
-            Self::Postgres(_) => Request::Pass,
+            Self::Postgres(_) => Verdict::Pass,
             Self::Redis(follow) => follow.see_request(bytes),
             Self::MySql(follow) => {
                 follow.see_request(bytes);
-                Request::Pass
+                Verdict::Pass
             }
         }
     }

@@ -258,3 +258,21 @@ fn a_stranger_gets_the_greeting_and_nothing_else() {
     let length = usize::from(heard[0]) + 256 * usize::from(heard[1]);
     assert_eq!((heard[3], heard[4], heard.len()), (0, 10, length + 4));
 }
+
+/// A server that asks for a file is refused elsewhere: here the client has offered it.
+#[test]
+fn a_client_loads_its_own_file() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let stage = Stage::with(&checked("500ms"), "");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows");
+    let rows: String = (0..50_000).map(|row| format!("{row}\n")).collect();
+    std::fs::write(&file, rows).unwrap();
+    let load = format!(
+        "create table app.t (x int); load data local infile '{}' into table app.t; \
+         select count(*), sum(x) from app.t",
+        file.display()
+    );
+    let output = mariadb(stage.write, &["--local-infile=1"], &load);
+    assert_eq!(answer(output), "50000\t1249975000");
+}

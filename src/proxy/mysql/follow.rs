@@ -11,6 +11,7 @@ use crate::protocol::mysql::response::Proof;
 use crate::protocol::mysql::sequence::SequenceShift;
 use crate::proxy::Shared;
 use crate::proxy::dialect::Peer;
+use crate::proxy::dialect::Verdict;
 use crate::proxy::mysql::login::LoggingIn;
 use crate::proxy::mysql::refuse;
 use crate::proxy::registry::Transaction;
@@ -38,8 +39,9 @@ impl Follow {
         (login.client, login.backend, follow)
     }
 
-    pub fn see_answer(&mut self, bytes: &mut [u8]) {
+    pub fn see_answer(&mut self, bytes: &mut [u8]) -> Verdict {
         self.to_client.apply(bytes);
+        let is_new = self.session.is_between_answers();
         for error in self.session.on_server(bytes) {
             let cause = match error.proof {
                 Some(Proof::ReadOnly) if self.witness.came_to_write() => Cause::ReadOnly,
@@ -52,6 +54,13 @@ impl Follow {
             };
             self.witness.report(cause);
         }
+        if !self.session.is_robbed() {
+            return Verdict::Pass;
+        }
+        self.witness.accuse_of_robbery();
+        // What would land in the midst of the server's words would become part of them.
+        let words = is_new.then(refuse::robbery);
+        Verdict::Refuse(words.unwrap_or_default())
     }
 
     pub fn watches_requests(&self) -> bool {
