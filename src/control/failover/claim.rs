@@ -160,7 +160,7 @@ pub(super) fn presence(
 fn has_stopped(cause: Cause) -> bool {
     matches!(
         cause,
-        Cause::ConnectRefused | Cause::StartingUp | Cause::ShuttingDown
+        Cause::ConnectRefused | Cause::StartingUp | Cause::ShuttingDown | Cause::Crashed
     )
 }
 
