@@ -208,7 +208,9 @@ impl BackendState {
 
     /// Takes new sessions now.
     pub fn is_eligible(&self) -> bool {
-        takes_new_sessions(self.tracker.health(), self.admin) && self.target.backend.weight > 0
+        // A primary is written to whatever its weight: there is nobody to share that with.
+        let has_share = self.target.backend.weight > 0 || self.role == Role::Primary;
+        takes_new_sessions(self.tracker.health(), self.admin) && has_share
     }
 
     /// Takes new sessions that want this role now.
