@@ -99,6 +99,10 @@ pub struct BackendState {
     pub observed: u64,
     /// Why a probe after that one failed.
     pub failed: Option<Cause>,
+    /// The number of that probe, if it was told that there is no connection left.
+    full: Option<u64>,
+    /// Since when it has answered every probe with that, or that it starts or stops.
+    busy_since: Option<Instant>,
     /// As configured.
     host: String,
     /// Traffic has proved since that it refuses writes.
@@ -123,6 +127,9 @@ pub struct BackendState {
 /// knows that it flaps.
 const MAX_CHANGES_LOGGED: u32 = 20;
 const LOG_WINDOW: Duration = Duration::from_secs(60);
+
+/// Who was busy for some time is found to be ready at most one part in this many later.
+const BUSY_SHARE: u32 = 10;
 
 /// Keeps a flapping backend from flooding the log.
 #[derive(Debug, Default)]
@@ -172,6 +179,8 @@ impl BackendState {
             evidence: Evidence::Silent,
             observed: 0,
             failed: None,
+            full: None,
+            busy_since: None,
             host,
             quarantined: None,
             quarantined_during: None,
@@ -229,9 +238,30 @@ impl BackendState {
         self.evidence = evidence;
         self.observed = number;
         self.failed = None;
+        self.full = None;
+        self.busy_since = None;
         // What was asked before traffic spoke may have been answered before, too.
         let is_older = self.quarantined_during.take() == Some(number);
         !is_older && self.quarantined.take().is_some()
+    }
+
+    /// Notes why a probe has failed.
+    pub fn fail(&mut self, cause: Cause, number: u64, now: Instant) {
+        self.failed = Some(cause);
+        self.full = (cause == Cause::TooManyConnections).then_some(number);
+        let is_busy = matches!(
+            cause,
+            Cause::StartingUp | Cause::ShuttingDown | Cause::TooManyConnections
+        );
+        self.busy_since = is_busy.then(|| self.busy_since.unwrap_or(now));
+    }
+
+    /// The pause between two probes that are urgent: `fast`, and longer the longer it has had no
+    /// time for us. Each try is a line in its log, and a recovery may take an hour.
+    pub fn urgent_pause(&self, fast: Duration, now: Instant) -> Duration {
+        let busy = self.busy_since.map(|at| now.saturating_duration_since(at));
+        let pause = busy.map_or(fast, |busy| fast.max(busy / BUSY_SHARE));
+        pause.min(self.target.cluster.health_check.interval.max(fast))
     }
 
     /// It is asked something else from now on: what it said before is no answer to that.
@@ -261,6 +291,7 @@ impl BackendState {
             evidence: &self.evidence,
             observed: self.observed,
             failed: self.failed,
+            full: self.full,
             quarantine: self.quarantined,
             host: &self.host,
             address: self.address,
@@ -493,6 +524,7 @@ impl BackendState {
         self.flight = None;
         self.last_started = None;
         self.reported = None;
+        self.busy_since = None;
         self.evidence = Evidence::Silent;
         self.quarantined = None;
         if let Some(transition) = self.tracker.reset(Cause::Started, now.instant) {

@@ -131,7 +131,9 @@ impl Failover {
     fn stand_off(&self, candidates: &[Candidate], old: usize, rivals: &[usize]) -> Verdict {
         let has_answered = |rival: &usize| {
             let since = self.claiming_since.get(&**candidates[*rival].name);
-            since.is_some_and(|since| candidates[old].observed > *since)
+            // Full of sessions it may never answer more than that: it takes their writes.
+            let answered = candidates[old].full.unwrap_or(candidates[old].observed);
+            since.is_some_and(|since| answered > *since)
         };
         let is_behind = |rival: &usize| covers(&candidates[old], &candidates[*rival]);
         if rivals

@@ -51,6 +51,9 @@ pub struct Candidate<'a> {
     pub observed: u64,
     /// Why a probe after that one failed, if one did. `health` may still be `Up` then.
     pub failed: Option<Cause>,
+    /// The number of that probe, if the answer was that there is no connection left: it lives, and
+    /// says nothing new.
+    pub full: Option<u64>,
     /// Why traffic has proved since that it takes no writes.
     pub quarantine: Option<Cause>,
     /// As configured; an authority's leader is matched by this or `address`, and by `port`.

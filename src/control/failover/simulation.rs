@@ -102,6 +102,7 @@ struct Seen {
     evidence: Evidence,
     observed: u64,
     failed: Option<Cause>,
+    full: Option<u64>,
     flight: Option<Flight>,
 }
 
@@ -115,6 +116,7 @@ impl Seen {
             evidence: Evidence::Silent,
             observed: 0,
             failed: None,
+            full: None,
             flight: None,
         }
     }
@@ -127,6 +129,7 @@ impl Seen {
             evidence: &self.evidence,
             observed: self.observed,
             failed: self.failed,
+            full: self.full,
             quarantine: None,
             host: &self.name,
             address: None,
@@ -241,12 +244,18 @@ impl World {
                 seen.evidence = evidence;
                 seen.observed = number;
                 seen.failed = None;
+                seen.full = None;
                 seen.failures = 0;
                 seen.health = Health::Up;
                 seen.health_cause = Cause::CheckPassed;
             }
             Err(cause) => {
                 seen.failed = Some(cause);
+                seen.full = (cause == Cause::TooManyConnections).then_some(number);
+                if seen.full.is_some() && seen.health == Health::Up {
+                    seen.failures = 0;
+                    return;
+                }
                 seen.failures += 1;
                 if seen.health == Health::Unknown || seen.failures >= fall {
                     seen.health = Health::Down;

@@ -151,6 +151,26 @@ fn an_old_primary_that_refuses_writes_has_yielded() {
     assert_eq!(scene.primary(), Some("b"));
 }
 
+/// Went wrong once: it was waited for without an alarm, for as long as it was full.
+#[test]
+fn a_full_primary_beside_a_promoted_replica_is_a_split_brain() {
+    let mut scene = cluster();
+    scene.fails("a", Health::Up, Cause::TooManyConnections);
+    assert_eq!(
+        scene.primary(),
+        Some("a"),
+        "a full server is not a dead one"
+    );
+    scene.sees("b", primary(2));
+    assert_eq!(scene.role("b"), fenced(Cause::AwaitingYield));
+    assert_eq!(scene.wants_fresh(), ["a"]);
+    scene.fails("a", Health::Up, Cause::TooManyConnections);
+    assert!(scene.is_split());
+    // Its sessions are gone: it can be asked again.
+    scene.sees("a", replica(1));
+    assert_eq!(scene.primary(), Some("b"));
+}
+
 #[test]
 fn an_answer_from_before_the_claim_is_no_split_brain() {
     let mut scene = cluster();
