@@ -433,6 +433,7 @@ impl BackendState {
             all: self.fate_of_all(panicking),
             writes: self.fate_of_writes(replaced),
             lagging: self.fates_of_lagging(),
+            ends_refused: self.ends_refused(),
         };
         self.tell(fates);
     }
@@ -494,6 +495,12 @@ impl BackendState {
                 fate(failover.on_fenced, since, Cause::BackendFenced)
             }
         }
+    }
+
+    /// Whether it was demoted or only takes no writes is not known at that moment.
+    fn ends_refused(&self) -> bool {
+        let failover = &self.target.cluster.failover;
+        ![failover.on_demoted, failover.on_fenced].contains(&SessionPolicy::Keep)
     }
 
     fn fates_of_lagging(&self) -> Vec<(MaxLag, Fate)> {
@@ -607,7 +614,8 @@ impl BackendState {
     }
 }
 
-fn fate(policy: SessionPolicy, since: Instant, cause: Cause) -> Fate {
+/// What a policy makes of sessions from `since` on.
+pub fn fate(policy: SessionPolicy, since: Instant, cause: Cause) -> Fate {
     match policy {
         SessionPolicy::Keep => Fate::Serve,
         SessionPolicy::Sever => Fate::Sever { cause },
