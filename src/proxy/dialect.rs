@@ -198,6 +198,18 @@ impl Follow {
         }
     }
 
+    /// The session came to write, and its server has proved that it takes no writes.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            // A restart, and the end of its sessions, comes before PostgreSQL takes no writes; and
+            // 25006 is also said to whoever has asked for a read-only transaction.
+            Self::Postgres(_) => false,
+            // Nobody knows between which commands a session may be cut.
+            Self::Redis(_) => false,
+            Self::MySql(follow) => follow.is_refused(),
+        }
+    }
+
     /// The last words to a client whose session we end; `None` where they would land inside
     /// another message.
     pub fn farewell(&self, cause: Cause) -> Option<Vec<u8>> {

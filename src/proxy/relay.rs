@@ -209,9 +209,16 @@ impl Relay {
         }
         self.cell.set_transaction(transaction);
         match transaction {
-            Transaction::Idle => self.cell.grace(),
+            Transaction::Idle => self.cell.grace().or_else(|| self.refused(follow)),
             Transaction::Unknown | Transaction::Open => None,
         }
+    }
+
+    /// A client that tries again at once would hear the same many times before the backend's
+    /// fate is decided.
+    fn refused(&self, follow: &Follow) -> Option<Cause> {
+        let ends = || self.cell.backend().is_some_and(|it| it.ends_refused());
+        (follow.is_refused() && ends()).then_some(Cause::BackendFenced)
     }
 
     /// Ends the session from our side, with last words where they can be understood.

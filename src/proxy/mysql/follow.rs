@@ -25,6 +25,8 @@ pub struct Follow {
     to_client: SequenceShift,
     to_server: SequenceShift,
     witness: Witness,
+    /// The session came to write, and its server has said that it takes no writes.
+    is_refused: bool,
 }
 
 impl Follow {
@@ -35,6 +37,7 @@ impl Follow {
             to_client: SequenceShift::to_client(login.shift),
             to_server: SequenceShift::to_server(login.shift),
             witness: Witness::new(peer, shared),
+            is_refused: false,
         };
         (login.client, login.backend, follow)
     }
@@ -52,6 +55,7 @@ impl Follow {
                 }
                 _ => continue,
             };
+            self.is_refused |= cause == Cause::ReadOnly;
             self.witness.report(cause);
         }
         if !self.session.is_robbed() {
@@ -78,6 +82,11 @@ impl Follow {
             SessionState::Idle => Transaction::Idle,
             SessionState::InTransaction | SessionState::Busy => Transaction::Open,
         }
+    }
+
+    /// Its next write would be refused, too.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// Only to a client that waits for nothing: of a command that is under way nobody knows the
