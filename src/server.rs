@@ -1,5 +1,6 @@
 //! Wires the planes together: start, reload (all or nothing), end.
 
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +8,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
@@ -77,7 +77,7 @@ pub enum ApplyError {
     #[error(transparent)]
     Control(#[from] CommandError),
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
 /// A configuration that is valid as far as files go; nothing is bound yet.
@@ -106,7 +106,7 @@ pub struct Server {
     metrics: Arc<Metrics>,
     stage: SharedStage,
     effective: EffectiveConfig,
-    admin: Option<JoinHandle<()>>,
+    admin: Option<admin::Running>,
     admin_stop: CancellationToken,
 }
 
@@ -197,19 +197,22 @@ impl Server {
             admin_stop: CancellationToken::new(),
         };
         server.effective.set(loaded.effective);
-        let reloads = server.serve_admin(admin_bound);
+        let reloads = server.serve_admin(admin_bound)?;
         server.stage.set(Stage::Serving);
         Ok((server, reloads))
     }
 
-    fn serve_admin(&mut self, bound: Option<admin::Bound>) -> mpsc::Receiver<ReloadRequest> {
+    fn serve_admin(
+        &mut self,
+        bound: Option<admin::Bound>,
+    ) -> io::Result<mpsc::Receiver<ReloadRequest>> {
         let (requests, reloads) = mpsc::channel(MAX_PENDING_RELOADS);
         tokio::spawn(admin::keep_metrics(
             self.table.clone(),
             Arc::clone(&self.metrics),
         ));
         let Some(bound) = bound else {
-            return reloads;
+            return Ok(reloads);
         };
         let views = Arc::new(self.proxy.session_views());
         let sources = admin::Sources {
@@ -230,9 +233,8 @@ impl Server {
             reload: Arc::new(move || Box::pin(ask_reload(requests.clone()))),
         };
         let stop = self.admin_stop.clone();
-        let serving = admin::serve(bound, sources, stop.cancelled_owned());
-        self.admin = Some(tokio::spawn(serving));
-        reloads
+        self.admin = Some(admin::start(bound, sources, stop.cancelled_owned())?);
+        Ok(reloads)
     }
 
     /// Loads the source again. A bad one changes nothing, is logged whole and counted.
@@ -326,8 +328,7 @@ impl Server {
         self.stage.set(Stage::Draining);
         self.admin_stop.cancel();
         if let Some(admin) = self.admin.take() {
-            // A panic in the admin API is logged by then and must not hide the end.
-            let _ = admin.await;
+            admin.ended().await;
         }
         self.proxy.stop();
     }

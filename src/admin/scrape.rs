@@ -1,5 +1,7 @@
 //! Publishes the live counters of everything that is in the routing table.
 
+mod http;
+
 use crate::cluster::AdminState;
 use crate::cluster::Health;
 use crate::cluster::Role;
@@ -11,7 +13,7 @@ use crate::routing::ListenerEntry;
 use crate::routing::RoutingTable;
 
 /// Adds one table's samples to a scrape.
-pub fn publish(table: &RoutingTable, scrape: &Scrape) {
+pub fn publish(table: &RoutingTable, scrape: &mut Scrape) {
     scrape.gauge(
         &names::ROUTING_TABLE_GENERATION,
         &[],
@@ -19,9 +21,15 @@ pub fn publish(table: &RoutingTable, scrape: &Scrape) {
     );
     for (name, listener) in &table.listeners {
         publish_listener(name, listener, scrape);
+        if listener.config.http.is_some() {
+            http::publish_listener(name, &listener.handle.http, scrape);
+        }
     }
     for (name, cluster) in &table.clusters {
         publish_cluster(name, cluster, scrape);
+        if cluster.config.http.is_some() {
+            http::publish_cluster(name, cluster, scrape);
+        }
         for backend in &cluster.backends {
             publish_backend(name, backend, scrape);
             publish_backend_traffic(name, backend, scrape);
@@ -35,7 +43,7 @@ pub fn publish(table: &RoutingTable, scrape: &Scrape) {
     }
 }
 
-fn publish_listener(name: &str, listener: &ListenerEntry, scrape: &Scrape) {
+fn publish_listener(name: &str, listener: &ListenerEntry, scrape: &mut Scrape) {
     let handle = &listener.handle;
     scrape.counter(&names::LISTENER_CONNECTIONS, &[name], handle.accepted());
     scrape.gauge(&names::LISTENER_ACTIVE, &[name], handle.active() as f64);
@@ -55,7 +63,7 @@ fn publish_listener(name: &str, listener: &ListenerEntry, scrape: &Scrape) {
     }
 }
 
-fn publish_cluster(name: &str, cluster: &ClusterTable, scrape: &Scrape) {
+fn publish_cluster(name: &str, cluster: &ClusterTable, scrape: &mut Scrape) {
     let handle = &cluster.handle;
     scrape.gauge(&names::CLUSTER_HELD, &[name], handle.held() as f64);
     scrape.gauge(&names::CLUSTER_QUEUED, &[name], handle.queued() as f64);
@@ -80,7 +88,7 @@ fn publish_cluster(name: &str, cluster: &ClusterTable, scrape: &Scrape) {
     }
 }
 
-fn publish_backend(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {
+fn publish_backend(cluster: &str, backend: &BackendEntry, scrape: &mut Scrape) {
     let labels = [cluster, &*backend.config.name];
     let up = flag(backend.health == Health::Up);
     scrape.gauge(&names::BACKEND_UP, &labels, up);
@@ -94,7 +102,7 @@ fn publish_backend(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {
     scrape.gauge(&names::BACKEND_LAST_CHANGE, &labels, backend.since_epoch);
 }
 
-fn publish_backend_role(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {
+fn publish_backend_role(cluster: &str, backend: &BackendEntry, scrape: &mut Scrape) {
     let name = &*backend.config.name;
     for role in Role::ALL {
         let labels = [cluster, name, role.as_str()];
@@ -111,7 +119,7 @@ fn publish_backend_role(cluster: &str, backend: &BackendEntry, scrape: &Scrape) 
     }
 }
 
-fn publish_backend_ejection(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {
+fn publish_backend_ejection(cluster: &str, backend: &BackendEntry, scrape: &mut Scrape) {
     let name = &*backend.config.name;
     let ejected = flag(backend.ejected.is_some());
     scrape.gauge(&names::BACKEND_EJECTED, &[cluster, name], ejected);
@@ -121,7 +129,7 @@ fn publish_backend_ejection(cluster: &str, backend: &BackendEntry, scrape: &Scra
     }
 }
 
-fn publish_backend_traffic(cluster: &str, backend: &BackendEntry, scrape: &Scrape) {
+fn publish_backend_traffic(cluster: &str, backend: &BackendEntry, scrape: &mut Scrape) {
     let name = &*backend.config.name;
     let labels = [cluster, name];
     let handle = &backend.handle;

@@ -650,3 +650,48 @@ async fn hostile_requests_do_not_add_series() {
     }
     assert_eq!(series(&api.get("/metrics").await), before);
 }
+
+/// The nice values of this process's threads of one name.
+fn nice_of(thread: &str) -> Vec<i32> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let stats = tasks.filter_map(|task| {
+        let path = task.unwrap().path();
+        // It may have ended since.
+        let name = std::fs::read_to_string(path.join("comm")).ok()?;
+        (name.trim() == thread).then(|| std::fs::read_to_string(path.join("stat")))
+    });
+    stats
+        .filter_map(|stat| {
+            let stat = stat.ok()?;
+            let (_, fields) = stat.rsplit_once(") ")?;
+            // The 19th of proc_pid_stat(5); the third comes first here.
+            fields.split(' ').nth(16)?.parse().ok()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_api_has_a_thread_that_lets_workers_go_first() {
+    let own = rustix::process::getpriority_process(None).unwrap();
+    let bound = bind(&AdminConfig {
+        bind: Some(([127, 0, 0, 1], 0).into()),
+        socket: None,
+        token: None,
+    })
+    .unwrap();
+    let address = bound.address().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let sources = sources(&SharedStage::default(), &Arc::default());
+    let running = super::start(bound, sources, async {
+        let _ = stopped.await;
+    })
+    .unwrap();
+    let client = TcpStream::connect(address).await.unwrap();
+    let answer = exchange(client, "GET /healthz HTTP/1.0\r\n\r\n").await;
+    assert!(answer.contains("alive"), "{answer}");
+    assert_eq!(nice_of("evergate-admin"), [NICE]);
+    assert_eq!(rustix::process::getpriority_process(None).unwrap(), own);
+    drop(stop);
+    running.ended().await;
+    assert!(TcpStream::connect(address).await.is_err());
+}

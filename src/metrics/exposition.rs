@@ -1,18 +1,14 @@
-//! One scrape: samples in, Prometheus text out. The only file that names the exporter's recorder.
+//! One scrape: samples in, Prometheus text out (text format 0.0.4).
+//!
+//! Samples come object by object and leave metric by metric: each metric has a buffer of its
+//! own, which is kept for the next scrape.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::Display;
+use std::fmt::Write;
+use std::sync::LazyLock;
 
-use metrics::Histogram;
-use metrics::Key;
-use metrics::Label;
-use metrics::Level;
-use metrics::Metadata;
-use metrics::Recorder;
-use metrics_exporter_prometheus::Matcher;
-use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_exporter_prometheus::PrometheusRecorder;
-
+use crate::metrics::histogram::Histogram;
+use crate::metrics::process::Process;
 use crate::metrics::table::ALL;
 use crate::metrics::table::Kind;
 use crate::metrics::table::Metric;
@@ -20,143 +16,143 @@ use crate::metrics::table::Metric;
 /// The media type of the text (Prometheus text format 0.0.4).
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+/// Positions in the table, by the alphabet.
+static ALPHABETICAL: LazyLock<Vec<usize>> = LazyLock::new(|| {
+    let mut positions: Vec<usize> = (0..ALL.len()).collect();
+    positions.sort_by_key(|position| ALL[*position].name);
+    positions
+});
 
 /// Takes the samples of one scrape.
+#[derive(Debug)]
 pub struct Scrape {
-    recorder: PrometheusRecorder,
-}
-
-impl fmt::Debug for Scrape {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Scrape").finish_non_exhaustive()
-    }
+    /// The samples of each metric, in the order of the table.
+    samples: Vec<String>,
 }
 
 impl Default for Scrape {
-    /// Describes every metric and takes the values of the process itself.
     fn default() -> Self {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        for metric in ALL {
-            match metric.kind {
-                Kind::Counter => {
-                    recorder.describe_counter(metric.name.into(), None, metric.help.into());
-                }
-                Kind::Gauge => {
-                    recorder.describe_gauge(metric.name.into(), None, metric.help.into());
-                }
-                Kind::Histogram(_) => {}
-            }
+        Self {
+            samples: vec![String::new(); ALL.len()],
         }
-        metrics::with_local_recorder(&recorder, || {
-            let process = metrics_process::Collector::default();
-            process.describe();
-            process.collect();
-        });
-        Self { recorder }
     }
 }
 
 impl Scrape {
     /// `labels` are the values, in the order of the table.
-    pub fn counter(&self, metric: &'static Metric, labels: &[&str], value: u64) {
+    pub fn counter(&mut self, metric: &'static Metric, labels: &[&str], value: u64) {
         debug_assert_eq!(metric.kind, Kind::Counter, "{}", metric.name);
-        let key = key(metric, labels);
-        self.recorder
-            .register_counter(&key, &METADATA)
-            .absolute(value);
+        self.sample(metric, "", labels, None, value);
     }
 
     /// `labels` are the values, in the order of the table.
-    pub fn gauge(&self, metric: &'static Metric, labels: &[&str], value: f64) {
+    pub fn gauge(&mut self, metric: &'static Metric, labels: &[&str], value: f64) {
         debug_assert_eq!(metric.kind, Kind::Gauge, "{}", metric.name);
-        let key = key(metric, labels);
-        self.recorder.register_gauge(&key, &METADATA).set(value);
+        // Most are small and whole, and those are written much faster.
+        let whole = value as i32;
+        if f64::from(whole) == value {
+            self.sample(metric, "", labels, None, whole);
+        } else {
+            self.sample(metric, "", labels, None, value);
+        }
     }
 
-    /// Joins the texts of this scrape and of the clusters' histograms, each
-    /// metric once with its description, in alphabetical order.
-    pub(super) fn into_text(self, histograms: impl Iterator<Item = String>) -> String {
-        let mut families = BTreeMap::new();
-        collect_families(&self.recorder.handle().render(), &mut families);
-        for text in histograms {
-            collect_families(&text, &mut families);
+    /// `labels` are the values, in the order of the table.
+    pub(super) fn histogram(
+        &mut self,
+        metric: &'static Metric,
+        labels: &[&str],
+        histogram: &Histogram,
+    ) {
+        let mut count = 0;
+        for (bound, more) in histogram.buckets() {
+            count += more;
+            self.sample(metric, "_bucket", labels, Some(bound), count);
         }
-        let mut text = String::new();
-        for family in families.values() {
-            text.push_str(&family.description);
-            text.push_str(&family.samples);
+        let sum = histogram.sum().as_secs_f64();
+        self.sample(metric, "_sum", labels, None, sum);
+        self.sample(metric, "_count", labels, None, count);
+    }
+
+    /// `bound` is the label `le` of a histogram's bucket.
+    fn sample(
+        &mut self,
+        metric: &'static Metric,
+        suffix: &str,
+        labels: &[&str],
+        bound: Option<f64>,
+        value: impl Display,
+    ) {
+        debug_assert_eq!(metric.labels.len(), labels.len(), "{}", metric.name);
+        let out = &mut self.samples[metric.position];
+        out.push_str(metric.name);
+        out.push_str(suffix);
+        let mut separator = '{';
+        for (name, label) in metric.labels.iter().zip(labels) {
+            out.push(separator);
+            out.push_str(name);
+            out.push_str("=\"");
+            push_escaped(out, label);
+            out.push('"');
+            separator = ',';
+        }
+        if let Some(bound) = bound {
+            out.push(separator);
+            // Writing to a string cannot fail.
+            let _ = match bound {
+                f64::INFINITY => write!(out, "le=\"+Inf\""),
+                bound => write!(out, "le=\"{bound}\""),
+            };
+            separator = ',';
+        }
+        out.push_str(if separator == ',' { "} " } else { " " });
+        let _ = writeln!(out, "{value}");
+    }
+
+    /// Each metric once with its description, in alphabetical order, then the values of the
+    /// process itself. Leaves the buffers empty for the next scrape.
+    pub(super) fn take_text(&mut self, process: &Process) -> String {
+        let samples: usize = self.samples.iter().map(String::len).sum();
+        // Descriptions are some 200 bytes each.
+        let mut text = String::with_capacity(samples + ALL.len() * 256);
+        for position in ALPHABETICAL.iter() {
+            let (metric, samples) = (ALL[*position], &mut self.samples[*position]);
+            if !samples.is_empty() {
+                let kind = match metric.kind {
+                    Kind::Counter => "counter",
+                    Kind::Gauge => "gauge",
+                    Kind::Histogram(_) => "histogram",
+                };
+                describe(&mut text, metric.name, kind, metric.help);
+                text.push_str(samples);
+                samples.clear();
+            }
+        }
+        for sample in process.samples() {
+            describe(&mut text, sample.name, sample.kind, sample.help);
+            let _ = writeln!(text, "{} {}", sample.name, sample.value);
         }
         text
     }
 }
 
-/// A recorder that knows the buckets and texts of all histograms.
-pub(super) fn histogram_recorder() -> PrometheusRecorder {
-    let mut builder = PrometheusBuilder::new();
-    for metric in ALL {
-        if let Kind::Histogram(bounds) = metric.kind {
-            let name = Matcher::Full(metric.name.to_owned());
-            builder = builder
-                .set_buckets_for_metric(name, bounds)
-                .expect("only empty bounds are refused, and the table has none");
-        }
+fn describe(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn push_escaped(out: &mut String, label: &str) {
+    if !label
+        .bytes()
+        .any(|byte| matches!(byte, b'\\' | b'"' | b'\n'))
+    {
+        return out.push_str(label);
     }
-    let recorder = builder.build_recorder();
-    for metric in ALL {
-        if matches!(metric.kind, Kind::Histogram(_)) {
-            recorder.describe_histogram(metric.name.into(), None, metric.help.into());
-        }
-    }
-    recorder
-}
-
-/// One cluster's histogram.
-pub(super) fn histogram(
-    recorder: &PrometheusRecorder,
-    metric: &'static Metric,
-    cluster: &str,
-) -> Histogram {
-    recorder.register_histogram(&key(metric, &[cluster]), &METADATA)
-}
-
-fn key(metric: &'static Metric, values: &[&str]) -> Key {
-    debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
-    let names = metric.labels.iter();
-    let labels: Vec<Label> = names
-        .zip(values)
-        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
-        .collect();
-    Key::from_parts(metric.name, labels)
-}
-
-/// All lines of one metric.
-#[derive(Debug, Default)]
-struct Family {
-    description: String,
-    samples: String,
-}
-
-/// Sorts the exporter's lines by metric. Each block starts with `# HELP` and
-/// `# TYPE`, which name the metric that the samples after them belong to.
-fn collect_families(text: &str, families: &mut BTreeMap<String, Family>) {
-    let mut current = String::new();
-    let mut described = false;
-    for line in text.lines().filter(|line| !line.is_empty()) {
-        if let Some(comment) = line.strip_prefix("# ") {
-            let name = comment.split(' ').nth(1).unwrap_or_default();
-            if name != current {
-                name.clone_into(&mut current);
-                described = families.contains_key(name);
-            }
-            let family = families.entry(current.clone()).or_default();
-            if !described {
-                family.description.push_str(line);
-                family.description.push('\n');
-            }
-        } else if let Some(family) = families.get_mut(&current) {
-            family.samples.push_str(line);
-            family.samples.push('\n');
+    for character in label.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            other => out.push(other),
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Counts what belongs to no handle, and turns everything into Prometheus text.
 //!
-//! Live counters of backends and listeners are atomics in their own handles.
-//! They are published when somebody scrapes, into a recorder that lives for
-//! that one scrape: a removed backend leaves no series behind, and a re-added
-//! one starts at zero instead of being stuck at the old maximum. Only
-//! histograms live on between scrapes, one recorder per cluster, because they
-//! cannot be set to a value.
+//! Live counters of backends and listeners are atomics in their own handles. They are
+//! published when somebody scrapes: a removed backend leaves no series behind, and a
+//! re-added one starts at zero.
 
 mod exposition;
+mod histogram;
+mod process;
 mod table;
 
 use std::collections::HashMap;
@@ -22,9 +21,6 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use metrics::Histogram;
-use metrics_exporter_prometheus::PrometheusHandle;
-
 pub use exposition::CONTENT_TYPE;
 pub use exposition::Scrape;
 pub use table::ALL;
@@ -37,6 +33,9 @@ use crate::cluster::Name;
 use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
+use crate::cluster::StatusClass;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::process::Process;
 
 /// The metrics that other modules publish, by name.
 pub mod names {
@@ -51,8 +50,11 @@ pub struct Metrics {
     session_ends: Vec<AtomicU64>,
     reloads: Mutex<Reloads>,
     log_dropped: Arc<AtomicU64>,
+    access_log_dropped: Arc<AtomicU64>,
     histograms: RwLock<HashMap<Name, Arc<ClusterHistograms>>>,
     hooks: Mutex<HookCounts>,
+    /// Kept from one scrape to the next, for its buffers.
+    scrape: Mutex<Scrape>,
 }
 
 /// Bounded by the clusters in the file and two closed lists of words.
@@ -72,15 +74,16 @@ struct Reloads {
     last_success_epoch: f64,
 }
 
-/// The histograms of one cluster, in a recorder of their own so that they go
-/// away with the cluster.
+/// The histograms of one cluster.
+#[derive(Debug)]
 struct ClusterHistograms {
-    recorder: PrometheusHandle,
     session_duration: Histogram,
     connect_duration: Histogram,
     check_duration: Histogram,
     hold_duration: Histogram,
     failover_duration: Histogram,
+    /// By [`StatusClass`].
+    request_duration: [Histogram; StatusClass::ALL.len()],
 }
 
 impl Default for Metrics {
@@ -102,8 +105,10 @@ impl Metrics {
             session_ends: (0..SESSION_ENDS).map(|_| AtomicU64::new(0)).collect(),
             reloads: Mutex::default(),
             log_dropped,
+            access_log_dropped: Arc::default(),
             histograms: RwLock::default(),
             hooks: Mutex::default(),
+            scrape: Mutex::default(),
         }
     }
 
@@ -114,27 +119,39 @@ impl Metrics {
 
     /// `session_duration_seconds{cluster}`
     pub fn record_session_duration(&self, cluster: &str, duration: Duration) {
-        self.of(cluster).session_duration.record(duration);
+        self.with(cluster, |of| of.session_duration.record(duration));
     }
 
     /// `connect_duration_seconds{cluster}`
     pub fn record_connect_duration(&self, cluster: &str, duration: Duration) {
-        self.of(cluster).connect_duration.record(duration);
+        self.with(cluster, |of| of.connect_duration.record(duration));
     }
 
     /// `health_check_duration_seconds{cluster}`
     pub fn record_check_duration(&self, cluster: &str, duration: Duration) {
-        self.of(cluster).check_duration.record(duration);
+        self.with(cluster, |of| of.check_duration.record(duration));
     }
 
     /// `cluster_hold_duration_seconds{cluster}`
     pub fn record_hold_duration(&self, cluster: &str, duration: Duration) {
-        self.of(cluster).hold_duration.record(duration);
+        self.with(cluster, |of| of.hold_duration.record(duration));
     }
 
     /// `cluster_failover_duration_seconds{cluster}`
     pub fn record_failover_duration(&self, cluster: &str, duration: Duration) {
-        self.of(cluster).failover_duration.record(duration);
+        self.with(cluster, |of| of.failover_duration.record(duration));
+    }
+
+    /// `http_request_duration_seconds{cluster,status_class}`
+    pub fn record_request_duration(&self, cluster: &str, class: StatusClass, duration: Duration) {
+        self.with(cluster, |of| {
+            of.request_duration[class as usize].record(duration);
+        });
+    }
+
+    /// The count of lines that access logs had to drop.
+    pub fn access_log_dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.access_log_dropped)
     }
 
     /// `hook_runs_total{cluster,event,result}`
@@ -169,8 +186,7 @@ impl Metrics {
         reloads.last_success_epoch = epoch_seconds();
     }
 
-    /// Moves recorded samples into their buckets and forgets the histograms of
-    /// clusters that are gone. Call it every few seconds: samples pile up until then.
+    /// Forgets the counts of clusters that are gone.
     pub fn run_upkeep(&self, is_live: impl Fn(&str) -> bool) {
         self.histograms
             .write()
@@ -179,32 +195,34 @@ impl Metrics {
         let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
         hooks.runs.retain(|(cluster, ..), _| is_live(cluster));
         hooks.dropped.retain(|cluster, _| is_live(cluster));
-        drop(hooks);
-        for cluster in self.all_histograms() {
-            cluster.recorder.run_upkeep();
-        }
     }
 
     /// The Prometheus text: what is counted here, and what `publish` adds for
-    /// the objects that are alive now.
-    pub fn render(&self, publish: impl FnOnce(&Scrape)) -> String {
-        let scrape = Scrape::default();
-        self.publish_own(&scrape);
-        publish(&scrape);
-        let histograms = self.all_histograms();
-        scrape.into_text(histograms.iter().map(|cluster| cluster.recorder.render()))
+    /// the objects that are alive now. One scrape at a time.
+    pub fn render(&self, publish: impl FnOnce(&mut Scrape)) -> String {
+        let process = Process::read();
+        let mut scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.publish_own(&mut scrape);
+        publish(&mut scrape);
+        for (cluster, histograms) in self.all_histograms() {
+            histograms.publish(&cluster, &mut scrape);
+        }
+        scrape.take_text(&process)
     }
 
     /// A copy: who takes its time with them must not hold the lock, which sessions wait for.
-    fn all_histograms(&self) -> Vec<Arc<ClusterHistograms>> {
+    fn all_histograms(&self) -> Vec<(Name, Arc<ClusterHistograms>)> {
         let histograms = self
             .histograms
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        histograms.values().cloned().collect()
+        let pairs = histograms.iter();
+        pairs
+            .map(|(name, it)| (Arc::clone(name), Arc::clone(it)))
+            .collect()
     }
 
-    fn publish_own(&self, scrape: &Scrape) {
+    fn publish_own(&self, scrape: &mut Scrape) {
         scrape.gauge(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         for end in every_session_end() {
             let count = self.session_ends[position(end)].load(Ordering::Relaxed);
@@ -223,9 +241,11 @@ impl Metrics {
         self.publish_hooks(scrape);
         let log_dropped = self.log_dropped.load(Ordering::Relaxed);
         scrape.counter(&names::LOG_DROPPED, &[], log_dropped);
+        let access_log_dropped = self.access_log_dropped.load(Ordering::Relaxed);
+        scrape.counter(&names::ACCESS_LOG_DROPPED, &[], access_log_dropped);
     }
 
-    fn publish_hooks(&self, scrape: &Scrape) {
+    fn publish_hooks(&self, scrape: &mut Scrape) {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
         for ((cluster, event, result), count) in &hooks.runs {
             scrape.counter(&names::HOOK_RUNS, &[cluster, event, result], *count);
@@ -235,37 +255,55 @@ impl Metrics {
         }
     }
 
-    fn of(&self, cluster: &str) -> Arc<ClusterHistograms> {
-        let known = self
-            .histograms
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+    /// Looks at a cluster's histograms under the lock: recording takes nanoseconds.
+    fn with(&self, cluster: &str, record: impl FnOnce(&ClusterHistograms)) {
+        let known = self.histograms.read();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
         if let Some(histograms) = known.get(cluster) {
-            return Arc::clone(histograms);
+            return record(histograms);
         }
         drop(known);
-        let mut known = self
-            .histograms
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let histograms = known
-            .entry(cluster.into())
-            .or_insert_with(|| Arc::new(ClusterHistograms::new(cluster)));
-        Arc::clone(histograms)
+        let known = self.histograms.write();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        record(known.entry(cluster.into()).or_default());
+    }
+}
+
+impl Default for ClusterHistograms {
+    fn default() -> Self {
+        let new = |metric: &Metric| match metric.kind {
+            Kind::Histogram(bounds) => Histogram::new(bounds),
+            Kind::Counter | Kind::Gauge => Histogram::new(&[]),
+        };
+        Self {
+            session_duration: new(&names::SESSION_DURATION),
+            connect_duration: new(&names::CONNECT_DURATION),
+            check_duration: new(&names::HEALTH_CHECK_DURATION),
+            hold_duration: new(&names::CLUSTER_HOLD_DURATION),
+            failover_duration: new(&names::CLUSTER_FAILOVER_DURATION),
+            request_duration: StatusClass::ALL.map(|_| new(&names::HTTP_REQUEST_DURATION)),
+        }
     }
 }
 
 impl ClusterHistograms {
-    fn new(cluster: &str) -> Self {
-        let recorder = exposition::histogram_recorder();
-        let histogram = |metric| exposition::histogram(&recorder, metric, cluster);
-        Self {
-            session_duration: histogram(&names::SESSION_DURATION),
-            connect_duration: histogram(&names::CONNECT_DURATION),
-            check_duration: histogram(&names::HEALTH_CHECK_DURATION),
-            hold_duration: histogram(&names::CLUSTER_HOLD_DURATION),
-            failover_duration: histogram(&names::CLUSTER_FAILOVER_DURATION),
-            recorder: recorder.handle(),
+    fn publish(&self, cluster: &str, scrape: &mut Scrape) {
+        for (metric, histogram) in [
+            (&names::SESSION_DURATION, &self.session_duration),
+            (&names::CONNECT_DURATION, &self.connect_duration),
+            (&names::HEALTH_CHECK_DURATION, &self.check_duration),
+            (&names::CLUSTER_HOLD_DURATION, &self.hold_duration),
+            (&names::CLUSTER_FAILOVER_DURATION, &self.failover_duration),
+        ] {
+            scrape.histogram(metric, &[cluster], histogram);
+        }
+        for class in StatusClass::ALL {
+            let histogram = &self.request_duration[class as usize];
+            // Most clusters are never asked by HTTP, and few see every class.
+            if !histogram.is_empty() {
+                let labels = [cluster, class.as_str()];
+                scrape.histogram(&names::HTTP_REQUEST_DURATION, &labels, histogram);
+            }
         }
     }
 }

@@ -19,11 +19,17 @@ pub struct Metric {
     pub kind: Kind,
     pub labels: &'static [&'static str],
     pub help: &'static str,
+    /// In [`ALL`].
+    pub(super) position: usize,
 }
 
 /// From a local connect to one that waits for a retransmitted SYN.
 const CONNECT_BOUNDS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
+/// From a cached answer nearby to a long poll.
+const REQUEST_BOUNDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 /// From one short statement to a pool's connection that lives for a day.
 const SESSION_BOUNDS: &[f64] = &[
@@ -36,6 +42,12 @@ const HOLD_BOUNDS: &[f64] = &[
 
 macro_rules! metrics {
     ($($constant:ident: $kind:expr, $name:literal, [$($label:literal),*], $help:literal;)+) => {
+        /// Only for their numbers.
+        #[allow(non_camel_case_types, reason = "named like the metrics")]
+        enum Position {
+            $($constant,)+
+        }
+
         $(
             #[doc = $help]
             pub const $constant: Metric = Metric {
@@ -43,6 +55,7 @@ macro_rules! metrics {
                 kind: $kind,
                 labels: &[$($label),*],
                 help: $help,
+                position: Position::$constant as usize,
             };
         )+
 
@@ -143,6 +156,37 @@ metrics! {
     CLUSTER_HEADROOM: Kind::Gauge, "evergate_cluster_headroom_backends", ["cluster"],
         "How many eligible backends may fail before the rest are full.";
 
+    HTTP_REQUESTS: Kind::Counter,
+        "evergate_http_requests_total", ["listener", "cluster", "status_class"],
+        "HTTP requests that are over, by what the client was answered: 1xx to 5xx, or none. Without a cluster: refused before routing.";
+    HTTP_REQUEST_DURATION: Kind::Histogram(REQUEST_BOUNDS),
+        "evergate_http_request_duration_seconds", ["cluster", "status_class"],
+        "From the head of a request to the end of its answer.";
+    HTTP_ACTIVE: Kind::Gauge, "evergate_http_requests_active", ["cluster"],
+        "HTTP requests under way.";
+    HTTP_ANSWERS: Kind::Counter,
+        "evergate_http_backend_answers_total", ["cluster", "backend", "status_class"],
+        "Answers of this backend, retried ones too; none: it was asked and gave none.";
+    HTTP_RETRIES: Kind::Counter, "evergate_http_retries_total", ["cluster", "reason"],
+        "Requests that were sent again: connect, unsent, refused, lost or status.";
+    HTTP_RETRIES_DENIED: Kind::Counter, "evergate_http_retries_denied_total", ["cluster"],
+        "Requests that were not sent again because the retry budget was used up.";
+    HTTP_HEDGES: Kind::Counter, "evergate_http_hedges_total", ["cluster"],
+        "Second copies of slow reads.";
+    HTTP_HEDGES_WON: Kind::Counter, "evergate_http_hedges_won_total", ["cluster"],
+        "Second copies that were answered before the first.";
+    HTTP_UPSTREAM_CONNECTIONS: Kind::Gauge,
+        "evergate_http_upstream_connections", ["cluster", "backend", "state"],
+        "Connections to this backend now: active with a request, or idle.";
+    HTTP_UPSTREAM_OPENED: Kind::Counter,
+        "evergate_http_upstream_connections_opened_total", ["cluster", "backend"],
+        "Connections opened to this backend for requests.";
+    HTTP_UPSTREAM_REUSED: Kind::Counter,
+        "evergate_http_upstream_connections_reused_total", ["cluster", "backend"],
+        "Requests that went over a connection which was open already.";
+    HTTP_RATE_LIMITED: Kind::Counter, "evergate_http_rate_limited_total", ["listener"],
+        "HTTP requests that were refused because their client had made too many.";
+
     HOOK_RUNS: Kind::Counter, "evergate_hook_runs_total", ["cluster", "event", "result"],
         "Runs of hooks that ended: ok, failed or timeout.";
     HOOK_EVENTS_DROPPED: Kind::Counter, "evergate_hook_events_dropped_total", ["cluster"],
@@ -164,10 +208,11 @@ metrics! {
 
     LOG_DROPPED: Kind::Counter, "evergate_log_dropped_total", [],
         "Log lines that were dropped because stderr did not take them.";
+    ACCESS_LOG_DROPPED: Kind::Counter, "evergate_access_log_dropped_total", [],
+        "Lines of access logs that were dropped because their file did not take them.";
 }
 
-/// The process metrics that every Prometheus client publishes under the same
-/// names; the `metrics-process` crate reads them.
+/// The process metrics that every Prometheus client publishes under the same names.
 pub const PROCESS: &[&str] = &[
     "process_cpu_seconds_total",
     "process_open_fds",

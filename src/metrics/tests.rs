@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::Command;
 use std::process::Stdio;
 
-fn publish_everything(scrape: &Scrape) {
+fn publish_everything(scrape: &mut Scrape) {
     for metric in ALL {
         let labels: Vec<&str> = metric.labels.iter().map(|_| "some \"value\"\n").collect();
         let own = [
@@ -15,6 +15,7 @@ fn publish_everything(scrape: &Scrape) {
             names::CONFIG_LAST_RELOAD_SUCCESS.name,
             names::CONFIG_LAST_RELOAD_SUCCESSFUL.name,
             names::LOG_DROPPED.name,
+            names::ACCESS_LOG_DROPPED.name,
         ];
         if own.contains(&metric.name) {
             continue;
@@ -34,6 +35,7 @@ fn with_all_histograms() -> Metrics {
         metrics.record_connect_duration(cluster, Duration::from_millis(3));
         metrics.record_check_duration(cluster, Duration::from_millis(4));
         metrics.record_hold_duration(cluster, Duration::from_secs(5));
+        metrics.record_request_duration(cluster, StatusClass::Successful, Duration::from_millis(7));
     }
     metrics
 }
@@ -159,4 +161,52 @@ fn two_instances_in_one_process_do_not_share_counts() {
     let text = two.render(|_| {});
     assert!(!text.contains("orders"), "{text}");
     assert!(text.contains("evergate_config_reloads_total{result=\"accepted\"} 0\n"));
+}
+
+#[test]
+fn requests_are_timed_by_cluster_and_class() {
+    let metrics = with_all_histograms();
+    metrics.record_request_duration("orders", StatusClass::None, Duration::from_secs(3600));
+    let text = metrics.render(|_| {});
+    for sample in [
+        "_bucket{cluster=\"orders\",status_class=\"2xx\",le=\"0.005\"} 0",
+        "_bucket{cluster=\"orders\",status_class=\"2xx\",le=\"0.01\"} 1",
+        "_sum{cluster=\"orders\",status_class=\"2xx\"} 0.007",
+        "_bucket{cluster=\"orders\",status_class=\"none\",le=\"30\"} 0",
+        "_bucket{cluster=\"orders\",status_class=\"none\",le=\"+Inf\"} 1",
+    ] {
+        let sample = format!("evergate_http_request_duration_seconds{sample}\n");
+        assert!(text.contains(&sample), "{sample}\n{text}");
+    }
+    assert!(!text.contains("status_class=\"5xx\""), "{text}");
+}
+
+#[test]
+fn a_scrape_leaves_nothing_for_the_next() {
+    let metrics = with_all_histograms();
+    let once = metrics.render(publish_everything);
+    let again = metrics.render(publish_everything);
+    assert_eq!(again.lines().count(), once.lines().count());
+}
+
+#[test]
+fn values_are_written_as_numbers_of_prometheus() {
+    let text = Metrics::default().render(|scrape| {
+        let labels = ["orders", "a\\b\"c\nd"];
+        scrape.gauge(&names::BACKEND_LAG_SECONDS, &labels, 0.25);
+        scrape.gauge(&names::BACKEND_LAG_BYTES, &labels, 3e12);
+        scrape.gauge(&names::BACKEND_WEIGHT, &labels, 100.0);
+        scrape.counter(&names::BACKEND_CONNECTIONS, &labels, u64::MAX);
+    });
+    for (name, value) in [
+        ("replication_lag_seconds", "0.25"),
+        ("replication_lag_bytes", "3000000000000"),
+        ("weight", "100"),
+        ("connections_total", "18446744073709551615"),
+    ] {
+        let sample = format!(
+            "evergate_backend_{name}{{cluster=\"orders\",backend=\"a\\\\b\\\"c\\nd\"}} {value}\n"
+        );
+        assert!(text.contains(&sample), "{sample}\n{text}");
+    }
 }
