@@ -15,7 +15,7 @@ use crate::cluster::Name;
 use crate::config::Secret;
 
 /// A listener that routes requests.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct HttpListenerConfig {
     /// The most specific match wins, not the first; see `routing::http`.
     pub routes: Vec<HttpRoute>,
@@ -219,18 +219,6 @@ impl Default for HttpLimits {
             body_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(60),
             max_age: Duration::ZERO,
-        }
-    }
-}
-
-impl Default for HttpListenerConfig {
-    fn default() -> Self {
-        Self {
-            routes: Vec::new(),
-            limits: HttpLimits::default(),
-            trusted: Vec::new(),
-            allow_connect: false,
-            access_log: None,
         }
     }
 }
