@@ -3,10 +3,12 @@
 //! Modules in the order data flows; ARCHITECTURE.md says who may use whom.
 
 pub mod admin;
+pub mod calendar;
 pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod lines;
 pub mod log;
 pub mod metrics;
 pub mod net;

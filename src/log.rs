@@ -1,8 +1,8 @@
 //! Structured logs to stderr, one event per line, text or JSON.
 //!
-//! Logging never blocks and never fails: lines go through a bounded queue to
-//! one thread that writes. When stderr is a full pipe, a full disk or gone,
-//! lines are dropped and counted (`evergate_log_dropped_total`).
+//! Logging never blocks and never fails: lines go to a thread that writes ([`Lines`]).
+//! When stderr is a full pipe, a full disk or gone, they are dropped and counted
+//! (`evergate_log_dropped_total`).
 //! What a peer sent stays inside its field: control characters are escaped and
 //! values that could be mistaken for more fields are quoted.
 
@@ -13,14 +13,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::SyncSender;
-use std::sync::mpsc::TrySendError;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
-use std::time::Instant;
 
 use tracing::Metadata;
 use tracing::Subscriber;
@@ -41,16 +34,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::LogConfig;
 use crate::config::LogFormat;
 use crate::config::LogLevel;
+use crate::lines::Lines;
+use crate::lines::is_steering;
 
-/// Lines in the queue; a burst of a reload's errors fits.
-const MAX_QUEUED_LINES: usize = 8192;
-/// Bytes in the queue: what a stuck stderr can cost.
-const MAX_QUEUED_BYTES: usize = 4 * 1024 * 1024;
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// A stderr that somebody else made non-blocking says "again" when it is full.
-const WRITE_RETRY: Duration = Duration::from_millis(10);
-const MAX_WRITE_RETRIES: u32 = 100;
 
 /// The running log. Keep it until the process ends; dropping it writes what is left.
 #[derive(Debug)]
@@ -98,13 +86,13 @@ impl Log {
 
     /// Lines dropped so far; give it to `Metrics::new`.
     pub fn dropped(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.queue.dropped)
+        Arc::clone(self.queue.0.dropped())
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.queue.flush(FLUSH_TIMEOUT);
+        self.queue.0.flush(FLUSH_TIMEOUT);
     }
 }
 
@@ -136,118 +124,14 @@ where
 
 /// The way to the writing thread. Cheap to clone.
 #[derive(Debug, Clone)]
-struct Queue {
-    entries: SyncSender<Entry>,
-    queued_bytes: Arc<AtomicUsize>,
-    dropped: Arc<AtomicU64>,
-}
-
-enum Entry {
-    Line(Vec<u8>),
-    /// Everything before it is written: say so.
-    Flush(SyncSender<()>),
-}
+struct Queue(Arc<Lines>);
 
 impl Queue {
-    fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let (entries, receiver) = sync_channel(MAX_QUEUED_LINES);
-        let queue = Self {
-            entries,
-            queued_bytes: Arc::default(),
-            dropped: Arc::default(),
-        };
-        let mut output = Output {
-            out,
-            queued_bytes: Arc::clone(&queue.queued_bytes),
-            dropped: Arc::clone(&queue.dropped),
-            mid_line: false,
-        };
-        std::thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || output.run(&receiver))?;
-        Ok(queue)
-    }
-
-    fn push(&self, line: Vec<u8>) {
-        let length = line.len();
-        let queued = self.queued_bytes.fetch_add(length, Ordering::Relaxed);
-        let fits = queued + length <= MAX_QUEUED_BYTES;
-        if !fits || self.entries.try_send(Entry::Line(line)).is_err() {
-            self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits until everything is written, at most `timeout`.
-    fn flush(&self, timeout: Duration) {
-        let deadline = Instant::now() + timeout;
-        let (done, written) = sync_channel(1);
-        let mut entry = Entry::Flush(done);
-        while let Err(TrySendError::Full(back)) = self.entries.try_send(entry) {
-            if Instant::now() >= deadline {
-                return;
-            }
-            entry = back;
-            std::thread::sleep(WRITE_RETRY);
-        }
-        let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-    }
-}
-
-/// The writing thread's end.
-struct Output<W> {
-    out: W,
-    queued_bytes: Arc<AtomicUsize>,
-    dropped: Arc<AtomicU64>,
-    /// The last write stopped inside a line.
-    mid_line: bool,
-}
-
-impl<W: Write> Output<W> {
-    fn run(&mut self, entries: &Receiver<Entry>) {
-        while let Ok(entry) = entries.recv() {
-            match entry {
-                Entry::Line(line) => {
-                    if self.write_line(&line).is_err() {
-                        self.dropped.fetch_add(1, Ordering::Relaxed);
-                    }
-                    self.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                }
-                Entry::Flush(done) => {
-                    let _ = done.try_send(());
-                }
-            }
-        }
-    }
-
-    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
-        if self.mid_line {
-            self.write_all(b"\n")?;
-        }
-        self.write_all(line)
-    }
-
-    fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {
-        let mut retries = 0;
-        while !rest.is_empty() {
-            match self.out.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    self.mid_line = rest[written - 1] != b'\n';
-                    rest = &rest[written..];
-                    retries = 0;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock && retries < MAX_WRITE_RETRIES =>
-                {
-                    retries += 1;
-                    std::thread::sleep(WRITE_RETRY);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
+        // Each line at once: the last ones before a crash tell most.
+        let gather = Duration::ZERO;
+        let lines = Lines::start("log", Box::new(output), gather, Arc::default())?;
+        Ok(Self(Arc::new(lines)))
     }
 }
 
@@ -286,7 +170,7 @@ impl Write for LineWriter<'_> {
 impl Drop for LineWriter<'_> {
     fn drop(&mut self) {
         if !self.line.is_empty() {
-            self.queue.push(one_line(&self.line));
+            self.queue.0.push(&one_line(&self.line));
         }
     }
 }
@@ -310,13 +194,6 @@ fn one_line(event: &[u8]) -> Vec<u8> {
     }
     line.push('\n');
     line.into_bytes()
-}
-
-/// Controls (C0, DEL, C1), line separators, and the marks that reorder text on a screen.
-fn is_steering(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}')
-        || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `message name=value …` where a value cannot pass for more than one.

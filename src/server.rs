@@ -173,6 +173,7 @@ impl Server {
             table.clone(),
             reporter,
             Arc::clone(&metrics),
+            Arc::default(),
         )?;
         let state_dir = config.state_dir.as_deref().map(StateDir::open);
         let state_dir = state_dir.transpose()?;
@@ -355,11 +356,13 @@ async fn put_in_force(
 ) -> Result<(), ApplyError> {
     proxy.make_way(config).await;
     let bound = proxy.bind(config).map_err(ApplyError::Bind)?;
+    let logs = proxy.access_logs().open(config)?;
     let desired = Desired {
         config: Arc::clone(config),
         tls: tls.clone(),
     };
     control.apply(desired).await?;
+    proxy.access_logs().commit(logs, config);
     proxy.commit(bound, config);
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
 use crate::routing::ListenerEntry;
 use crate::routing::ListenerHandle;
+use crate::routing::RateLimiters;
 use crate::routing::RoutingTable;
 use crate::shutdown::Stage;
 use std::os::unix::fs::PermissionsExt;
@@ -453,7 +454,12 @@ fn table_with_one_backend() -> RoutingTable {
     let handle = Arc::new(ClusterHandle::new(name.clone()));
     let cluster = ClusterTable::new(cluster, handle, vec![backend], None, None, &[]);
     let handle = Arc::new(ListenerHandle::new("front".into()));
-    let listener = ListenerEntry::new(config.listeners[0].clone(), handle, None);
+    let listener = ListenerEntry::new(
+        config.listeners[0].clone(),
+        handle,
+        None,
+        RateLimiters::default(),
+    );
     RoutingTable {
         clusters: [(name, Arc::new(cluster))].into(),
         listeners: [("front".into(), Arc::new(listener))].into(),

@@ -1,10 +1,12 @@
 //! `evergate incidents`: the flight recorder, for people.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
 
+use crate::calendar::Utc;
 use crate::cli::admin_client;
 use crate::cli::admin_client::AdminArgs;
 use crate::cli::status::clean;
@@ -141,29 +143,17 @@ fn sentence(step: &Value) -> String {
 
 /// `2026-11-21 10:21:51 UTC`, from seconds since the epoch.
 fn utc(epoch_seconds: f64) -> String {
-    let seconds = epoch_seconds.max(0.0) as u64;
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    let since_epoch = Duration::from_secs(epoch_seconds.max(0.0) as u64);
+    let Utc {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+        ..
+    } = Utc::new(since_epoch);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-}
-
-/// The Gregorian date of a day since 1970-01-01 (H. Hinnant, "chrono-compatible low-level
-/// date algorithms"): years begin in March, so that leap days come last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let of_year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * of_year + of_year / 4 - of_year / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = era * 400 + of_year + u64::from(month <= 2);
-    (year, month, day)
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@ use crate::cluster::Name;
 use crate::cluster::WantedRole;
 use crate::config::Config;
 use crate::config::Intent;
+use crate::config::ListenerConfig;
 use crate::control::Desired;
 use crate::control::cluster_state::ClusterState;
 use crate::control::core::Core;
 use crate::routing::ClusterTable;
 use crate::routing::ListenerEntry;
 use crate::routing::ListenerHandle;
+use crate::routing::RateLimiters;
 use crate::routing::RoutingTable;
 use crate::routing::SharedTable;
 
@@ -64,11 +66,12 @@ impl Publisher {
                 // With TLS, certificates may have changed behind the same paths.
                 Some(entry) if entry.config == *listener && tls.is_none() => entry,
                 known => {
+                    let rates = rates(listener, known.as_deref());
                     let handle = known
                         .map(|entry| Arc::clone(&entry.handle))
                         .or_else(|| self.retired.remove(name))
                         .unwrap_or_else(|| Arc::new(ListenerHandle::new(Arc::clone(name))));
-                    Arc::new(ListenerEntry::new(listener.clone(), handle, tls))
+                    Arc::new(ListenerEntry::new(listener.clone(), handle, tls, rates))
                 }
             };
             self.listeners.insert(Arc::clone(name), entry);
@@ -109,6 +112,13 @@ impl Publisher {
         for removed in old.values() {
             removed.handle.dissolve();
         }
+        if !old.is_empty() {
+            for listener in self.listeners.values() {
+                let clusters = &self.clusters;
+                let http = &listener.handle.http;
+                http.retain(|cluster| clusters.contains_key(cluster));
+            }
+        }
     }
 
     fn cluster_table(&self, cluster: &ClusterState) -> ClusterTable {
@@ -125,6 +135,15 @@ impl Publisher {
         cluster.handle.prepare_holds(&intents);
         table
     }
+}
+
+/// The rate limiters of its routes; clients cannot empty their buckets by our reloads.
+fn rates(listener: &ListenerConfig, known: Option<&ListenerEntry>) -> RateLimiters {
+    let routes = |config: &ListenerConfig| config.http.clone();
+    let before = known.and_then(|known| Some((routes(&known.config)?, &known.rates)));
+    let before = before.as_ref().map(|(http, rates)| (&*http.routes, *rates));
+    let new = routes(listener);
+    RateLimiters::new(new.as_ref().map_or(&[], |http| &http.routes), before)
 }
 
 fn open_or_close(cluster: &ClusterTable) {

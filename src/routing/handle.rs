@@ -18,8 +18,12 @@ use crate::cluster::Cause;
 use crate::cluster::Name;
 use crate::cluster::WantedRole;
 use crate::config::Intent;
+use crate::routing::budget::RetryBudget;
 use crate::routing::fate::Fate;
 use crate::routing::fate::Fates;
+use crate::routing::http_tally::BackendHttp;
+use crate::routing::http_tally::ClusterHttp;
+use crate::routing::http_tally::ListenerHttp;
 use crate::routing::lag::Lag;
 use crate::routing::latency::PeakEwma;
 use crate::routing::room::WaitingRoom;
@@ -52,6 +56,7 @@ struct Totals {
     connect_errors: Vec<(Cause, AtomicU64)>,
     checks_passed: AtomicU64,
     checks_failed: AtomicU64,
+    http: BackendHttp,
 }
 
 /// Reasons under which a failed connect is counted.
@@ -80,6 +85,7 @@ impl Default for Totals {
                 .into(),
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
+            http: BackendHttp::default(),
         }
     }
 }
@@ -204,6 +210,11 @@ impl BackendHandle {
         )
     }
 
+    /// What only HTTP counts.
+    pub fn http(&self) -> &BackendHttp {
+        &self.totals.http
+    }
+
     /// Folds one connect or first-byte time into the moving average.
     pub fn record_latency(&self, latency: Duration, now: Instant) {
         self.latency.record(latency, now);
@@ -244,6 +255,10 @@ pub struct ClusterHandle {
     /// Where round robin goes on after a table was replaced.
     pub cursor: AtomicU64,
     pub tally: Tally,
+    /// Of its HTTP requests.
+    pub retries: RetryBudget,
+    /// What only HTTP counts.
+    pub http: ClusterHttp,
 }
 
 impl ClusterHandle {
@@ -254,6 +269,8 @@ impl ClusterHandle {
             queues: Default::default(),
             cursor: AtomicU64::new(0),
             tally: Tally::default(),
+            retries: RetryBudget::default(),
+            http: ClusterHttp::default(),
         }
     }
 
@@ -332,6 +349,8 @@ pub struct ListenerHandle {
     received: AtomicU64,
     sent: AtomicU64,
     rejected: Vec<(Cause, AtomicU64)>,
+    /// What only HTTP counts.
+    pub http: ListenerHttp,
 }
 
 /// Reasons under which a connection is counted as rejected.
@@ -367,6 +386,7 @@ impl ListenerHandle {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             rejected: REJECT_CAUSES.map(|cause| (cause, AtomicU64::new(0))).into(),
+            http: ListenerHttp::default(),
         }
     }
 

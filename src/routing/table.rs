@@ -26,6 +26,7 @@ use crate::routing::handle::ListenerHandle;
 use crate::routing::http::HttpRoutes;
 use crate::routing::key::KeySource;
 use crate::routing::key::hash_key;
+use crate::routing::rate::RateLimiters;
 use crate::tls::TlsAcceptor;
 use crate::tls::TlsConnector;
 
@@ -48,6 +49,8 @@ pub struct ListenerEntry {
     pub tls: Option<TlsAcceptor>,
     /// For finding routes of requests fast; empty where there are none.
     pub http_routes: HttpRoutes,
+    /// Of the HTTP routes.
+    pub rates: RateLimiters,
 }
 
 impl ListenerEntry {
@@ -55,6 +58,7 @@ impl ListenerEntry {
         config: ListenerConfig,
         handle: Arc<ListenerHandle>,
         tls: Option<TlsAcceptor>,
+        rates: RateLimiters,
     ) -> Self {
         let routes = config.http.as_deref().map_or(&[][..], |http| &http.routes);
         Self {
@@ -62,6 +66,7 @@ impl ListenerEntry {
             config,
             handle,
             tls,
+            rates,
         }
     }
 }

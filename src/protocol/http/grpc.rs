@@ -20,3 +20,38 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
             .first()
             .is_none_or(|next| matches!(next, b'+' | b';' | b' '))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn grpc_is_recognised_by_its_media_type() {
+        let is = |text| {
+            is_grpc(&HeaderMap::from_iter([(
+                CONTENT_TYPE,
+                HeaderValue::from_static(text),
+            )]))
+        };
+        for yes in [
+            "application/grpc",
+            "application/grpc+proto",
+            "Application/gRPC+json",
+            "application/grpc;charset=utf-8",
+        ] {
+            assert!(is(yes), "{yes}");
+        }
+        for no in [
+            "application/grpc-web",
+            "application/grpcx",
+            "application/grp",
+            "",
+            "text/plain",
+        ] {
+            assert!(!is(no), "{no}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+}

@@ -5,11 +5,14 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
-/// `Connection` names a field that changes what the message means or whom it is from. A sender
-/// does that only to make one reader see it and the next one not.
+/// Clients name one or two fields. Each costs a search.
+const MAX_NAMES: usize = 32;
+
+/// `Connection` names very many fields, or one that changes what the message means or whom it is
+/// from. A sender does that only to make one reader see it and the next one not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Connection names a field that is not the connection's")]
-pub struct EndToEndNamed;
+#[error("Connection names fields that are not the connection's")]
+pub struct BadConnection;
 
 /// What the fields of a connection said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,16 +26,17 @@ pub struct Hop {
 }
 
 /// Removes a request's fields for one connection and says what they were.
-pub fn strip_request(headers: &mut HeaderMap) -> Result<Hop, EndToEndNamed> {
+pub fn strip_request(headers: &mut HeaderMap) -> Result<Hop, BadConnection> {
     let found = Found::of(headers);
     if found.none() {
         return Ok(Hop::default());
     }
-    let named = named(headers);
-    if named.iter().any(is_end_to_end) {
-        return Err(EndToEndNamed);
+    let options = Options::of(headers);
+    let names = &options.names;
+    if names.len() > MAX_NAMES || names.iter().any(is_end_to_end) {
+        return Err(BadConnection);
     }
-    Ok(strip(headers, found, &named))
+    Ok(strip(headers, found, &options))
 }
 
 /// Removes a response's fields for one connection. Names that may not be named are ignored: the
@@ -42,9 +46,26 @@ pub fn strip_response(headers: &mut HeaderMap) -> Hop {
     if found.none() {
         return Hop::default();
     }
-    let mut named = named(headers);
-    named.retain(|name| !is_end_to_end(name));
-    strip(headers, found, &named)
+    let mut options = Options::of(headers);
+    options.names.retain(|name| !is_end_to_end(name));
+    strip(headers, found, &options)
+}
+
+/// Removes from trailers what would change the framing, the routing or the rights of a message
+/// that has been judged by its head (RFC 9110 6.5.1).
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    let is_bad = |name: &HeaderName| {
+        let connection = matches!(name.as_str(), "connection" | "upgrade" | "te" | "trailer");
+        connection || OTHERS.contains(&name.as_str()) || is_end_to_end(name)
+    };
+    let bad: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| is_bad(name))
+        .cloned()
+        .collect();
+    for name in bad {
+        trailers.remove(name);
+    }
 }
 
 /// Says to an HTTP/1.1 peer what is meant for this connection: an upgrade, `TE: trailers`.
@@ -113,24 +134,41 @@ const OTHERS: [&str; 7] = [
     "proxy-authorization",
 ];
 
-/// What `Connection` names, but for `close` and the like, which name no field.
-fn named(headers: &HeaderMap) -> Vec<HeaderName> {
-    let names = tokens(headers, &header::CONNECTION);
-    names
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .collect()
+/// What `Connection` says.
+#[derive(Debug, Default)]
+struct Options {
+    close: bool,
+    /// Names of fields.
+    names: Vec<HeaderName>,
 }
 
-fn strip(headers: &mut HeaderMap, found: Found, named: &[HeaderName]) -> Hop {
-    let upgrades = found.upgrade && named.contains(&header::UPGRADE);
-    let mut trailers = tokens(headers, &header::TE);
+impl Options {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut options = Self::default();
+        for option in tokens(headers, &header::CONNECTION) {
+            // Nearly all there is; no field is called like that, or it is removed anyway.
+            if option.eq_ignore_ascii_case(b"keep-alive") {
+                continue;
+            }
+            if option.eq_ignore_ascii_case(b"close") {
+                options.close = true;
+            } else if let Ok(name) = HeaderName::from_bytes(option) {
+                options.names.push(name);
+            }
+        }
+        options
+    }
+}
+
+fn strip(headers: &mut HeaderMap, found: Found, options: &Options) -> Hop {
+    let upgrades = found.upgrade && options.names.contains(&header::UPGRADE);
+    let te_trailers = found.te && reads_trailers(headers);
     let hop = Hop {
-        te_trailers: found.te && trailers.any(|coding| coding.eq_ignore_ascii_case(b"trailers")),
-        close: named.iter().any(|name| name.as_str() == "close"),
-        upgrade: upgrades.then(|| only_value(headers)).flatten(),
+        upgrade: upgrades.then(|| only_upgrade(headers)).flatten(),
+        close: options.close,
+        te_trailers,
     };
-    drop(trailers);
-    for name in named {
+    for name in &options.names {
         headers.remove(name);
     }
     if found.connection {
@@ -148,8 +186,12 @@ fn strip(headers: &mut HeaderMap, found: Found, named: &[HeaderName]) -> Hop {
     hop
 }
 
+fn reads_trailers(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
 /// `Upgrade` in one field. In several it is nothing that any client sends: not passed on.
-fn only_value(headers: &HeaderMap) -> Option<HeaderValue> {
+fn only_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut values = headers.get_all(header::UPGRADE).into_iter();
     let value = values.next()?;
     values.next().is_none().then(|| value.clone())
@@ -198,4 +240,219 @@ fn is_end_to_end(name: &HeaderName) -> bool {
     ];
     let name = name.as_str();
     PROTECTED.contains(&name) || name.starts_with("x-forwarded-")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        HeaderMap::from_iter(fields.iter().map(field))
+    }
+
+    #[test]
+    fn fields_of_one_connection_do_not_go_further() {
+        let mut headers = with(&[
+            ("connection", "close, X-Own"),
+            ("connection", "keep-alive"),
+            ("x-own", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("http2-settings", "AAA"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip"),
+            ("upgrade", "websocket"),
+            ("trailer", "x-sum"),
+            ("x-other", "2"),
+        ]);
+        let hop = strip_request(&mut headers).unwrap();
+        assert_eq!(headers, with(&[("trailer", "x-sum"), ("x-other", "2")]));
+        let close = Hop {
+            close: true,
+            ..Hop::default()
+        };
+        assert_eq!(hop, close);
+    }
+
+    #[test]
+    fn nothing_of_a_connection_means_nothing_changes() {
+        let fields = [
+            ("host", "a"),
+            ("accept", "*/*"),
+            ("x-te", "1"),
+            ("connections", "te"),
+        ];
+        let mut headers = with(&fields);
+        assert_eq!(strip_request(&mut headers), Ok(Hop::default()));
+        assert_eq!(strip_response(&mut headers), Hop::default());
+        assert_eq!(headers, with(&fields));
+    }
+
+    #[test]
+    fn an_upgrade_is_kept_aside_and_said_again() {
+        let mut headers = with(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-key", "k"),
+        ]);
+        let hop = strip_request(&mut headers).unwrap();
+        assert_eq!(hop.upgrade, Some(HeaderValue::from_static("websocket")));
+        assert_eq!(headers, with(&[("sec-websocket-key", "k")]));
+        set_http1(&mut headers, &hop);
+        let expected = [
+            ("sec-websocket-key", "k"),
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+        ];
+        assert_eq!(headers, with(&expected));
+    }
+
+    #[test]
+    fn an_upgrade_in_two_fields_is_none() {
+        let mut headers = with(&[
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("upgrade", "h2c"),
+        ]);
+        assert_eq!(strip_request(&mut headers), Ok(Hop::default()));
+        assert_eq!(headers, with(&[]));
+    }
+
+    #[test]
+    fn who_reads_trailers_is_said_to_be_so_in_both_versions() {
+        let mut headers = with(&[("te", "gzip;q=0.5, Trailers"), ("connection", "TE")]);
+        let hop = strip_request(&mut headers).unwrap();
+        assert!(hop.te_trailers);
+        assert_eq!(headers, with(&[]));
+        set_http2(&mut headers, &hop);
+        assert_eq!(headers, with(&[("te", "trailers")]));
+        set_http1(&mut headers, &hop);
+        assert_eq!(headers, with(&[("te", "trailers"), ("connection", "te")]));
+    }
+
+    #[test]
+    fn a_request_that_hides_what_it_means_is_refused() {
+        for name in [
+            "Host",
+            "content-length",
+            "keep-alive, COOKIE",
+            "authorization",
+            "x-forwarded-for",
+            "X-Forwarded-Whatever",
+        ] {
+            let mut headers = with(&[("connection", name), ("host", "a")]);
+            assert_eq!(strip_request(&mut headers), Err(BadConnection), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_response_keeps_what_may_not_be_named() {
+        let mut headers = with(&[
+            ("connection", "content-length, x-own, content-type"),
+            ("content-length", "5"),
+            ("content-type", "text/plain"),
+            ("x-own", "1"),
+            ("proxy-authenticate", "Basic"),
+        ]);
+        strip_response(&mut headers);
+        let expected = [("content-length", "5"), ("content-type", "text/plain")];
+        assert_eq!(headers, with(&expected));
+    }
+
+    #[test]
+    fn a_connection_names_few_fields() {
+        let names = |count: usize| {
+            let names: Vec<_> = (0..count).map(|at| format!("x-{at}")).collect();
+            let value = HeaderValue::from_str(&names.join(",")).unwrap();
+            HeaderMap::from_iter([(header::CONNECTION, value)])
+        };
+        assert!(strip_request(&mut names(MAX_NAMES)).is_ok());
+        assert_eq!(strip_request(&mut names(MAX_NAMES + 1)), Err(BadConnection));
+    }
+
+    #[test]
+    fn trailers_change_nothing_that_the_head_has_said() {
+        let mut trailers = with(&[
+            ("grpc-status", "0"),
+            ("x-sum", "1"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("host", "b"),
+            ("authorization", "x"),
+            ("connection", "close"),
+            ("trailer", "x"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, with(&[("grpc-status", "0"), ("x-sum", "1")]));
+    }
+
+    /// Small enough to collide often.
+    fn name() -> impl Strategy<Value = String> {
+        prop::sample::select(vec![
+            "connection",
+            "te",
+            "upgrade",
+            "keep-alive",
+            "x-a",
+            "x-b",
+            "host",
+            "close",
+            "trailer",
+            "proxy-connection",
+            "content-length",
+            "transfer-encoding",
+        ])
+        .prop_map(str::to_owned)
+    }
+
+    fn any_headers() -> impl Strategy<Value = HeaderMap> {
+        let value = prop_oneof![
+            prop::collection::vec(name(), 0..4).prop_map(|names| names.join(" , ")),
+            "[ -~]{0,12}",
+        ];
+        prop::collection::vec((name(), value), 0..8).prop_map(|fields| {
+            let field = |(name, value): (String, String)| {
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                (name, HeaderValue::from_str(&value).unwrap())
+            };
+            HeaderMap::from_iter(fields.into_iter().map(field))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_is_for_the_other_end(headers in any_headers()) {
+            let mut left = headers.clone();
+            let Ok(_) = strip_request(&mut left) else {
+                return Ok(());
+            };
+            for name in ["connection", "te", "upgrade", "keep-alive", "transfer-encoding"] {
+                prop_assert!(!left.contains_key(name));
+            }
+            let options: Vec<String> = tokens(&headers, &header::CONNECTION)
+                .map(|option| String::from_utf8_lossy(option).to_lowercase())
+                .collect();
+            for name in ["x-a", "x-b", "host", "trailer", "content-length"] {
+                let kept = headers.contains_key(name) && !options.contains(&name.to_owned());
+                prop_assert_eq!(left.contains_key(name), kept, "{}", name);
+                if kept {
+                    let (before, after) = (headers.get_all(name), left.get_all(name));
+                    prop_assert!(before.iter().eq(after.iter()));
+                }
+            }
+            // Twice does what once does.
+            let mut again = left.clone();
+            prop_assert_eq!(strip_request(&mut again), Ok(Hop::default()));
+            prop_assert_eq!(again, left);
+        }
+    }
 }

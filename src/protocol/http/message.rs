@@ -103,3 +103,124 @@ pub fn expects_continue(headers: &HeaderMap) -> Result<bool, Malformed> {
         false => Err(Malformed::Expectation),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            let name = http::HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        };
+        HeaderMap::from_iter(fields.iter().map(field))
+    }
+
+    #[test]
+    fn a_request_may_be_sent_again_when_its_method_says_so() {
+        let unknown = Method::from_bytes(b"PROPFIND").unwrap();
+        for (method, safe, idempotent) in [
+            (Method::GET, true, true),
+            (Method::HEAD, true, true),
+            (Method::OPTIONS, true, true),
+            (Method::TRACE, true, true),
+            (Method::PUT, false, true),
+            (Method::DELETE, false, true),
+            (Method::POST, false, false),
+            (Method::PATCH, false, false),
+            (Method::CONNECT, false, false),
+            (unknown, false, false),
+        ] {
+            assert_eq!(is_safe(&method), safe, "{method}");
+            assert_eq!(is_idempotent(&method), idempotent, "{method}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_may_not_lead_past_the_routes() {
+        let may = |text| may_upgrade(&HeaderValue::from_static(text));
+        for yes in ["websocket", "WebSocket", "tcp", "etcd/3, websocket"] {
+            assert!(may(yes), "{yes}");
+        }
+        for no in [
+            "h2c",
+            "H2C",
+            "websocket, h2c",
+            "HTTP/2.0",
+            "TLS/1.0",
+            "h2",
+            "",
+            "websocket,",
+        ] {
+            assert!(!may(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn http2_has_no_fields_of_a_connection() {
+        for name in [
+            "connection",
+            "proxy-connection",
+            "keep-alive",
+            "transfer-encoding",
+            "upgrade",
+        ] {
+            let found = check_http2(&with(&[("a", "b"), (name, "x")]));
+            assert_eq!(found, Err(Malformed::ConnectionField), "{name}");
+        }
+        assert_eq!(check_http2(&with(&[("te", "trailers")])), Ok(()));
+        for te in ["gzip", "trailers, gzip", "trailers;q=1", ""] {
+            let found = check_http2(&with(&[("te", te)]));
+            assert_eq!(found, Err(Malformed::ConnectionField), "{te}");
+        }
+    }
+
+    #[test]
+    fn http2_has_no_white_space_around_values() {
+        for value in [" a", "a ", "\ta", "a\t", " "] {
+            let found = check_http2(&with(&[("x", value)]));
+            assert_eq!(found, Err(Malformed::Padded), "{value:?}");
+        }
+        assert_eq!(check_http2(&with(&[("x", "a b"), ("y", "")])), Ok(()));
+    }
+
+    #[test]
+    fn a_length_is_one_number() {
+        let read = |values: &[&'static str]| {
+            let fields: Vec<_> = values
+                .iter()
+                .map(|value| ("content-length", *value))
+                .collect();
+            content_length(&with(&fields))
+        };
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&["0"]), Ok(Some(0)));
+        assert_eq!(read(&["18446744073709551615"]), Ok(Some(u64::MAX)));
+        for bad in [
+            "",
+            "+1",
+            "-1",
+            "1, 1",
+            "0x1",
+            "18446744073709551616",
+            "1 ",
+            "1.0",
+        ] {
+            assert_eq!(read(&[bad]), Err(Malformed::ContentLength), "{bad}");
+        }
+        assert_eq!(read(&["1", "1"]), Err(Malformed::ContentLength));
+        assert_eq!(
+            check_http2(&with(&[("content-length", "")])),
+            Err(Malformed::ContentLength)
+        );
+    }
+
+    #[test]
+    fn the_only_expectation_is_to_continue() {
+        let expects = |value| expects_continue(&with(&[("expect", value)]));
+        assert_eq!(expects_continue(&with(&[])), Ok(false));
+        assert_eq!(expects("100-Continue"), Ok(true));
+        assert_eq!(expects("200-ok"), Err(Malformed::Expectation));
+        assert_eq!(expects("100-continue, x"), Err(Malformed::Expectation));
+    }
+}

@@ -13,6 +13,3 @@ pub mod rules;
 pub mod sticky;
 pub mod target;
 pub mod via;
-
-#[cfg(test)]
-mod tests;

@@ -79,7 +79,8 @@ fn is_plain(path: &[u8]) -> bool {
 
 /// Whether a segment, decoded, has a dot segment in it, by the most generous reader's rules.
 fn hides_dots(segment: &str) -> bool {
-    let decoded = decode(segment.as_bytes());
+    // Twice: a frontend of the backend may have decoded once (`%252e`).
+    let decoded = decode(&decode(segment.as_bytes()));
     decoded
         .split(|byte| matches!(byte, b'/' | b'\\'))
         .map(|part| part.split(|byte| *byte == b';').next().unwrap_or(part))
@@ -87,19 +88,7 @@ fn hides_dots(segment: &str) -> bool {
         .any(|part| matches!(part, b"." | b".."))
 }
 
-/// Undoes percent-encoding, again and again: a reader may decode twice (`%252e`).
-fn decode(segment: &[u8]) -> Vec<u8> {
-    let mut text = segment.to_vec();
-    loop {
-        let decoded = decode_once(&text);
-        if decoded.len() == text.len() {
-            return text;
-        }
-        text = decoded;
-    }
-}
-
-fn decode_once(text: &[u8]) -> Vec<u8> {
+fn decode(text: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
@@ -125,4 +114,131 @@ fn digit(byte: u8) -> Option<u8> {
     char::from(byte)
         .to_digit(16)
         .and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ordinary_paths_are_left_alone() {
+        for path in [
+            "/",
+            "/a/b.c",
+            "/a/b/",
+            "/a..b/..c/d...",
+            "/.well-known/x",
+            "/...",
+            "/a;v=1/b",
+            "/caf%C3%A9",
+            "/%3Clogs-%7Bnow%2Fd%7D%3E/_search",
+            "/db/org%2Fcouchdb%2fuser%3Ax",
+            "/file%2etxt",
+            "/%2",
+            "/%5B%zz",
+        ] {
+            let normal = normalize(path).unwrap();
+            assert_eq!(normal.path, path);
+            assert_eq!(normal.forward, Forward::Raw, "{path}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_are_gone_for_everybody() {
+        for (raw, path) in [
+            ("/a/./b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/b/..", "/a/"),
+            ("/a/.", "/a/"),
+            ("/.", "/"),
+            ("/a/..", "/"),
+            ("/a/b/c/./../../g", "/a/g"),
+            ("/a//../b", "/b"),
+            ("/a/../%3Fx", "/%3Fx"),
+        ] {
+            let normal = normalize(raw).unwrap();
+            assert_eq!(normal.path, path, "{raw}");
+            assert_eq!(normal.forward, Forward::Normal, "{raw}");
+        }
+    }
+
+    #[test]
+    fn repeated_slashes_match_as_one_and_go_on_as_sent() {
+        for (raw, path) in [("//", "/"), ("//a", "/a"), ("/a//b///", "/a/b/")] {
+            let normal = normalize(raw).unwrap();
+            assert_eq!(normal.path, path, "{raw}");
+            assert_eq!(normal.forward, Forward::Raw, "{raw}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_in_disguise_are_refused() {
+        for path in [
+            "/..",
+            "/a/../..",
+            "/../etc/passwd",
+            "//..",
+            "/public/%2e%2e/private",
+            "/public/%2E./private",
+            "/public/.%2e",
+            "/public/%2e",
+            "/public/%252e%252e/private",
+            "/public/..%2fprivate",
+            "/public/x%2f..%2F..%2fprivate",
+            "/public/..%5cprivate",
+            "/public/..%255cprivate",
+            "/public\\..\\private",
+            "/public/..;/private",
+            "/public/..;x=1/private",
+            "/public/%2e%2e;/private",
+            "/public/.;/private",
+        ] {
+            assert_eq!(normalize(path), Err(BadTarget::Path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_full_of_encoded_percent_signs_takes_one_pass() {
+        let path = format!("/{}2e", "%25".repeat(100_000));
+        assert!(normalize(&path).is_ok());
+    }
+
+    /// Of pieces that make dot segments in every way.
+    fn path() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "/", "/", "/", ".", "..", "a", "b", "%2e", "%2E", "%2f", "%25", "%5c", ";", "2e",
+        ]);
+        prop::collection::vec(piece, 0..14).prop_map(|pieces| format!("/{}", pieces.concat()))
+    }
+
+    proptest! {
+        #[test]
+        fn no_reader_finds_dot_segments_in_what_is_passed_on(raw in path()) {
+            let Ok(normal) = normalize(&raw) else {
+                return Ok(());
+            };
+            let forwarded = match normal.forward {
+                Forward::Raw => raw.as_str(),
+                Forward::Normal => &normal.path,
+            };
+            let once = decode(forwarded.as_bytes());
+            let twice = decode(&once);
+            for reading in [forwarded.as_bytes(), &once, &twice] {
+                let mut segments = reading.split(|byte| matches!(byte, b'/' | b'\\'));
+                prop_assert!(!segments.any(|one| one == b"." || one == b".."), "{}", forwarded);
+            }
+        }
+
+        #[test]
+        fn a_normal_path_is_its_own(raw in path()) {
+            if let Ok(normal) = normalize(&raw) {
+                let again = normalize(&normal.path).unwrap();
+                prop_assert_eq!(&again.path, &normal.path);
+                prop_assert_eq!(again.forward, Forward::Raw);
+                prop_assert!(normal.path.starts_with('/') && !normal.path.contains("//"));
+            }
+        }
+    }
 }

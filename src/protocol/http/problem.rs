@@ -11,6 +11,9 @@ use http::header;
 
 use super::request_id::X_REQUEST_ID;
 
+/// A 405 has to say (RFC 9110 15.5.6). Any method is passed on, but CONNECT only where it is allowed.
+const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 macro_rules! problems {
     ($($(#[$doc:meta])* $variant:ident => $word:literal, $status:ident, $detail:literal;)+) => {
         /// Why a request has no answer from a backend. Words that sessions have, too, are spelled
@@ -157,8 +160,12 @@ pub fn answer(
     if let Some(default) = problem.retry_after() {
         let wait = retry_after.unwrap_or(default);
         // Whole seconds, never too early.
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let begun = u64::from(wait.subsec_nanos() > 0);
+        let seconds = wait.as_secs().saturating_add(begun);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if problem == Problem::MethodNotAllowed {
+        headers.insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
     }
     if let Some(id) = asked.request_id {
         headers.insert(&X_REQUEST_ID, id.clone());
@@ -208,8 +215,8 @@ fn grpc(problem: Problem) -> Response<Bytes> {
     response
 }
 
-/// Whether `Accept` names JSON with a higher weight than plain text (RFC 9110 12.5.1). `*/*` alone
-/// is what every tool sends: text.
+/// Whether `Accept` names JSON with at least the weight of text (RFC 9110 12.5.1). `*/*` alone is
+/// what every tool sends: text.
 fn prefers_json(headers: &HeaderMap) -> bool {
     let (mut json, mut text) = (0.0_f32, 0.0_f32);
     for field in headers.get_all(header::ACCEPT) {
@@ -226,5 +233,172 @@ fn prefers_json(headers: &HeaderMap) -> bool {
             }
         }
     }
-    json > text || json > 0.0 && json >= text
+    json > 0.0 && json >= text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const FORMS: [Form; 3] = [Form::Text, Form::Json, Form::Grpc];
+
+    fn accepting(accept: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))])
+    }
+
+    fn asked(form: Form) -> Asked<'static> {
+        Asked {
+            form,
+            request_id: None,
+        }
+    }
+
+    #[test]
+    fn every_problem_has_its_own_word_and_says_error() {
+        let words: HashSet<_> = Problem::ALL
+            .iter()
+            .map(|problem| problem.as_str())
+            .collect();
+        assert_eq!(words.len(), Problem::ALL.len());
+        for problem in Problem::ALL {
+            let status = problem.status();
+            assert!(
+                status.is_client_error() || status.is_server_error(),
+                "{problem:?}"
+            );
+            assert_ne!(problem.grpc_status(), 0);
+        }
+    }
+
+    #[test]
+    fn what_sessions_can_suffer_too_is_spelled_as_theirs() {
+        use crate::cluster::Cause;
+        for (problem, cause) in [
+            (Problem::Denied, Cause::Denied),
+            (Problem::NoRoute, Cause::NoRoute),
+            (Problem::Reset, Cause::Reset),
+            (Problem::BadProtocol, Cause::BadProtocol),
+            (Problem::HoldTimeout, Cause::HoldTimeout),
+            (Problem::HoldFull, Cause::HoldFull),
+            (Problem::QueueTimeout, Cause::QueueTimeout),
+            (Problem::QueueFull, Cause::QueueFull),
+            (Problem::Shutdown, Cause::Shutdown),
+            (Problem::OutOfResources, Cause::OutOfResources),
+        ] {
+            assert_eq!(problem.as_str(), cause.as_str());
+        }
+    }
+
+    #[test]
+    fn plain_text_is_one_line_with_the_cause() {
+        let answer = answer(Problem::HoldTimeout, asked(Form::Text), None);
+        assert_eq!(answer.status(), 503);
+        let body = "hold_timeout: No backend became available in time.\n";
+        assert_eq!(answer.body(), body);
+        assert_eq!(
+            answer.headers()["content-type"],
+            "text/plain; charset=utf-8"
+        );
+        assert_eq!(answer.headers()["content-length"], body.len().to_string());
+        assert_eq!(answer.headers()["retry-after"], "1");
+    }
+
+    #[test]
+    fn json_is_a_problem_with_the_requests_id() {
+        let id = HeaderValue::from_static("a\"b");
+        let asked = Asked {
+            form: Form::Json,
+            request_id: Some(&id),
+        };
+        let answer = answer(Problem::NoRoute, asked, None);
+        assert_eq!(answer.status(), 404);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        assert_eq!(answer.headers()["x-request-id"], id);
+        assert!(!answer.headers().contains_key("retry-after"));
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        let expected = serde_json::json!({
+            "title": "Not Found",
+            "status": 404,
+            "detail": "No route takes this request.",
+            "cause": "no_route",
+            "request_id": "a\"b",
+        });
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn grpc_is_told_in_trailers_only() {
+        for (problem, status) in [
+            (Problem::HoldTimeout, "14"),
+            (Problem::Reset, "14"),
+            (Problem::RateLimited, "14"),
+            (Problem::NoRoute, "12"),
+            (Problem::Denied, "7"),
+            (Problem::TooLarge, "8"),
+            (Problem::BadRequest, "13"),
+        ] {
+            let answer = answer(problem, asked(Form::Grpc), None);
+            assert_eq!(answer.status(), 200);
+            assert!(answer.body().is_empty());
+            assert_eq!(answer.headers()["content-type"], "application/grpc");
+            assert_eq!(answer.headers()["grpc-status"], status, "{problem:?}");
+            assert_eq!(answer.headers()["grpc-message"], problem.as_str());
+        }
+    }
+
+    #[test]
+    fn the_time_to_wait_is_rounded_up() {
+        let wait = |wait| {
+            let answer = answer(Problem::RateLimited, asked(Form::Text), Some(wait));
+            answer.headers()["retry-after"].clone()
+        };
+        assert_eq!(wait(Duration::from_millis(1)), "1");
+        assert_eq!(wait(Duration::from_millis(2001)), "3");
+        assert_eq!(wait(Duration::from_secs(2)), "2");
+        assert_eq!(wait(Duration::MAX), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn a_refused_method_is_told_which_are_not() {
+        let answer = answer(Problem::MethodNotAllowed, asked(Form::Text), None);
+        assert_eq!(answer.headers()["allow"], ALLOWED);
+    }
+
+    #[test]
+    fn answers_are_small_in_every_form() {
+        for problem in Problem::ALL {
+            for form in FORMS {
+                let answer = answer(*problem, asked(form), None);
+                assert!(answer.body().len() < 256, "{problem:?} {form:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_for_those_who_ask_for_it() {
+        for (accept, form) in [
+            ("*/*", Form::Text),
+            ("application/json", Form::Json),
+            ("application/problem+json", Form::Json),
+            ("application/json, text/plain, */*", Form::Json),
+            (
+                "text/html, application/xhtml+xml, application/xml;q=0.9, */*;q=0.8",
+                Form::Text,
+            ),
+            ("text/plain, application/json;q=0.5", Form::Text),
+            ("text/plain;q=0.2, Application/JSON; q=0.5", Form::Json),
+            ("application/json;q=0", Form::Text),
+            ("application/json;q=x", Form::Text),
+            ("", Form::Text),
+        ] {
+            assert_eq!(Form::of(&accepting(accept)), form, "{accept}");
+        }
+        assert_eq!(Form::of(&HeaderMap::new()), Form::Text);
+        let mut grpc = accepting("application/json");
+        let content_type = HeaderValue::from_static("application/grpc+proto");
+        grpc.insert(header::CONTENT_TYPE, content_type);
+        assert_eq!(Form::of(&grpc), Form::Grpc);
+    }
 }

@@ -97,3 +97,103 @@ fn token(key: &hmac::Key, cluster: &str, backend: &str) -> Token {
         BASE64URL[usize::from(pair >> (10 - bit)) & 0x3f]
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use http::header::COOKIE;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FORM: CookieForm<'_> = CookieForm {
+        name: "backend",
+        max_age: None,
+        secure: false,
+    };
+
+    fn sent(cookie: &str) -> HeaderMap {
+        HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(cookie).unwrap())])
+    }
+
+    fn cookie(tokens: &StickyTokens, position: usize) -> String {
+        let set = tokens.set_cookie(position, FORM).unwrap();
+        let (pair, _) = set.to_str().unwrap().split_once(';').unwrap();
+        pair.to_owned()
+    }
+
+    #[test]
+    fn a_cookie_leads_back_to_its_backend() {
+        let tokens = StickyTokens::new(b"secret", "shop", ["a", "b", "c"]);
+        for position in 0..3 {
+            let headers = sent(&format!("x=1; {}", cookie(&tokens, position)));
+            assert_eq!(tokens.find(&headers, "backend"), Some(position));
+            assert_eq!(tokens.find(&headers, "other"), None);
+        }
+    }
+
+    #[test]
+    fn a_cookie_survives_a_restart_and_the_loss_of_other_backends() {
+        let before = StickyTokens::new(b"secret", "shop", ["a", "b", "c"]);
+        let after = StickyTokens::new(b"secret", "shop", ["c", "d"]);
+        assert_eq!(after.find(&sent(&cookie(&before, 2)), "backend"), Some(0));
+        assert_eq!(after.find(&sent(&cookie(&before, 0)), "backend"), None);
+    }
+
+    #[test]
+    fn of_several_cookies_the_first_that_names_a_backend_counts() {
+        let tokens = StickyTokens::new(b"secret", "shop", ["a", "b"]);
+        let (a, b) = (cookie(&tokens, 0), cookie(&tokens, 1));
+        let headers = sent(&format!("backend=stale; {b}; {a}"));
+        assert_eq!(tokens.find(&headers, "backend"), Some(1));
+    }
+
+    #[test]
+    fn another_secret_or_cluster_gives_other_cookies() {
+        let tokens = StickyTokens::new(b"secret", "shop", ["a"]);
+        for other in [
+            StickyTokens::new(b"other", "shop", ["a"]),
+            StickyTokens::new(b"secret", "shops", ["a"]),
+            StickyTokens::new(b"secret", "sho", ["pa"]),
+        ] {
+            assert_eq!(other.find(&sent(&cookie(&tokens, 0)), "backend"), None);
+        }
+    }
+
+    #[test]
+    fn the_cookie_says_how_it_may_be_used() {
+        let tokens = StickyTokens::new(b"secret", "shop", ["a"]);
+        // Computed with `openssl dgst -sha256 -hmac secret -binary | basenc --base64url`.
+        let value = "backend=iQArowFpKRC6LhCdDpEFei; Path=/; HttpOnly; SameSite=Lax";
+        assert_eq!(tokens.set_cookie(0, FORM).unwrap(), value);
+        let secure = CookieForm {
+            max_age: Some(Duration::from_secs(3600)),
+            secure: true,
+            ..FORM
+        };
+        let value = format!("{value}; Secure; Max-Age=3600");
+        assert_eq!(tokens.set_cookie(0, secure).unwrap(), value);
+        assert_eq!(tokens.set_cookie(1, FORM), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_is_the_beginning_of_the_hash_in_base64url(
+            secret in prop::collection::vec(any::<u8>(), 0..80),
+            cluster in "[a-z]{1,8}",
+            backend in "[a-z]{1,8}",
+        ) {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+            let tag = hmac::sign(&key, format!("{cluster}\0{backend}").as_bytes());
+            let text = BASE64_URL_SAFE_NO_PAD.encode(tag.as_ref());
+            prop_assert_eq!(&token(&key, &cluster, &backend)[..], &text.as_bytes()[..TOKEN_CHARS]);
+        }
+
+        #[test]
+        fn strange_cookies_name_no_backend(text in "[ -~]{0,60}") {
+            let tokens = StickyTokens::new(b"secret", "shop", ["a", "b"]);
+            prop_assert_eq!(tokens.find(&sent(&format!("backend={text}")), "backend"), None);
+        }
+    }
+}

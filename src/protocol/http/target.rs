@@ -72,9 +72,11 @@ pub fn read<'a>(
         _ => return Err(BadTarget::Form),
     };
     let forward = match (normal, uri.path_and_query()) {
-        (Forward::Raw, Some(raw)) => raw.clone(),
+        // Sharing its bytes. An absolute form may lack the slash: `http://host?query`.
+        (Forward::Raw, Some(raw)) if raw.as_str().starts_with(['/', '*']) => raw.clone(),
+        // CONNECT has no path; what is built of this target is not sent for it.
         (Forward::Raw, None) => PathAndQuery::from_static("/"),
-        (Forward::Normal, _) => with_query(&path, uri.query())?,
+        _ => with_query(&path, uri.query())?,
     };
     Ok(Target {
         authority,
@@ -193,4 +195,178 @@ fn is_name(name: &[u8]) -> bool {
     let mut labels = name.split(|byte| *byte == b'.');
     let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     fits && labels.all(|label| !label.is_empty() && label.iter().all(is_letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hosts(values: &[&str]) -> HeaderMap {
+        let field = |value: &&str| (HOST, HeaderValue::from_str(value).unwrap());
+        HeaderMap::from_iter(values.iter().map(field))
+    }
+
+    /// Host and path of a GET, or why not.
+    fn get(uri: &str, host: &[&str]) -> Result<(String, String), BadTarget> {
+        let (uri, headers) = (uri.parse().unwrap(), hosts(host));
+        let target = read(&Method::GET, &uri, Version::HTTP_11, &headers)?;
+        Ok((target.host.unwrap().into_owned(), target.path.into_owned()))
+    }
+
+    fn host_of(authority: &str) -> Result<String, BadTarget> {
+        get("/", &[authority]).map(|(host, _)| host)
+    }
+
+    #[test]
+    fn a_host_is_compared_in_one_spelling() {
+        for (authority, host) in [
+            ("shop.example", "shop.example"),
+            ("Shop.EXAMPLE:8443", "shop.example"),
+            ("shop.example.", "shop.example"),
+            ("shop.example.:80", "shop.example"),
+            ("shop_1.example:", "shop_1.example"),
+            ("192.0.2.1:80", "192.0.2.1"),
+            ("[2001:DB8:0::1]:80", "[2001:db8::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(host_of(authority).as_deref(), Ok(host), "{authority}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        let long = "a".repeat(MAX_HOST_BYTES + 1);
+        for authority in [
+            "",
+            ":80",
+            ".",
+            "..",
+            ".example",
+            "a..b",
+            "a b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a,b",
+            "a%41",
+            "a\\b",
+            "a:b",
+            "a:80:80",
+            "a:65536",
+            "a:+80",
+            "a:-1",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[::1%25eth0]",
+            "[v1.a]",
+            "[1.2.3.4]",
+            "\u{e9}",
+            "a\tb",
+            &long,
+        ] {
+            assert_eq!(host_of(authority), Err(BadTarget::Host), "{authority:?}");
+        }
+        for authority in ["user@a", "user:secret@a:80", "@a"] {
+            assert_eq!(host_of(authority), Err(BadTarget::UserInfo), "{authority}");
+        }
+        assert_eq!(get("http://user@a/", &["a"]), Err(BadTarget::UserInfo));
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let found = Ok(("a".to_owned(), "/x".to_owned()));
+        assert_eq!(get("http://a/x", &["a"]), found);
+        assert_eq!(get("http://A/x", &["a"]), found);
+        assert_eq!(get("http://a:80/x", &["a"]), found);
+        assert_eq!(get("http://a/x", &["a:80"]), found);
+        assert_eq!(get("http://a/x", &[]), found);
+        for (uri, host) in [
+            ("http://a/x", &["b"][..]),
+            ("http://a:8080/x", &["a"]),
+            ("http://a/x", &["a:443"]),
+            ("https://a/x", &["a:80"]),
+            ("http://a/x", &[""]),
+            ("/x", &["a", "a"]),
+            ("/x", &["a", "b"]),
+            ("http://a/x", &["a", "b"]),
+        ] {
+            assert_eq!(
+                get(uri, host),
+                Err(BadTarget::HostConflict),
+                "{uri} {host:?}"
+            );
+        }
+        assert_eq!(get("/x", &[]), Err(BadTarget::NoHost));
+    }
+
+    #[test]
+    fn only_http_1_0_needs_no_host() {
+        let (uri, headers) = (Uri::from_static("/x"), HeaderMap::new());
+        let read = |version| read(&Method::GET, &uri, version, &headers);
+        let old = read(Version::HTTP_10).unwrap();
+        assert_eq!((old.host, old.authority), (None, None));
+        assert_eq!(read(Version::HTTP_11), Err(BadTarget::NoHost));
+        assert_eq!(read(Version::HTTP_2), Err(BadTarget::NoHost));
+    }
+
+    #[test]
+    fn forms_go_with_methods() {
+        let headers = hosts(&["a:1"]);
+        let read = |method: &Method, uri: &str| {
+            let uri = uri.parse().unwrap();
+            let target = read(method, &uri, Version::HTTP_11, &headers);
+            target.map(|target| target.path.into_owned())
+        };
+        assert_eq!(read(&Method::OPTIONS, "*").as_deref(), Ok("*"));
+        assert_eq!(read(&Method::CONNECT, "a:1").as_deref(), Ok(""));
+        assert_eq!(read(&Method::GET, "*"), Err(BadTarget::Form));
+        assert_eq!(read(&Method::GET, "a:1"), Err(BadTarget::Form));
+        assert_eq!(read(&Method::CONNECT, "b:1"), Err(BadTarget::HostConflict));
+    }
+
+    #[test]
+    fn the_backend_gets_what_was_asked_for() {
+        let headers = hosts(&["Shop.example:80"]);
+        for (uri, forwarded) in [
+            ("/a%2Fb/?x=%20&y=../z", "/a%2Fb/?x=%20&y=../z"),
+            ("//a//b", "//a//b"),
+            ("/a/../b?x=/../", "/b?x=/../"),
+            ("http://shop.example/a?b", "/a?b"),
+            ("http://shop.example", "/"),
+            ("http://shop.example?q=1", "/?q=1"),
+            ("/a?", "/a?"),
+        ] {
+            let uri = uri.parse().unwrap();
+            let target = read(&Method::GET, &uri, Version::HTTP_11, &headers).unwrap();
+            assert_eq!(target.origin_form().to_string(), forwarded);
+            let absolute = target.absolute_form(true).unwrap();
+            let authority = target.authority.unwrap();
+            assert_eq!(
+                absolute.to_string(),
+                format!("https://{authority}{forwarded}")
+            );
+            assert_eq!(target.host_field().unwrap(), authority);
+        }
+    }
+
+    #[test]
+    fn options_for_the_whole_server_stay_so() {
+        let (uri, headers) = (Uri::from_static("*"), hosts(&["a"]));
+        let target = read(&Method::OPTIONS, &uri, Version::HTTP_11, &headers).unwrap();
+        assert_eq!(target.origin_form(), "*");
+    }
+
+    proptest! {
+        #[test]
+        fn every_accepted_host_is_in_its_one_spelling(authority in "[a-zA-Z0-9.:@\\[\\]_-]{0,20}") {
+            if let Ok(host) = host_of(&authority) {
+                prop_assert!(!host.contains('@') && !host.ends_with('.'));
+                prop_assert_eq!(&host, &host.to_ascii_lowercase());
+                prop_assert_eq!(host_of(&host), Ok(host));
+            }
+        }
+    }
 }

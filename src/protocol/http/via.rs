@@ -40,3 +40,35 @@ fn passes(headers: &HeaderMap) -> usize {
         .filter(|proxy| proxy.split_ascii_whitespace().nth(1) == Some(PSEUDONYM))
         .count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_tells_which_proxies_it_came_through() {
+        let mut headers = HeaderMap::new();
+        headers.insert(VIA, HeaderValue::from_static("1.0 fred"));
+        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            append(&mut headers, version).unwrap();
+        }
+        let via: Vec<_> = headers.get_all(VIA).iter().collect();
+        assert_eq!(
+            via,
+            ["1.0 fred", "1.0 evergate", "1.1 evergate", "2 evergate"]
+        );
+    }
+
+    #[test]
+    fn a_request_that_comes_again_and_again_is_refused() {
+        let mut headers = HeaderMap::new();
+        let passes = std::iter::repeat_with(|| append(&mut headers, Version::HTTP_11));
+        let passed = passes.take(100).take_while(Result::is_ok).count();
+        assert_eq!(passed, MAX_PASSES);
+        // Others' proxies, and in one field instead of many.
+        let joined = "1.1 evergate, ".repeat(MAX_PASSES - 1) + "1.1 evergatex, 1.1 a (evergate)";
+        headers.insert(VIA, HeaderValue::from_str(&joined).unwrap());
+        assert_eq!(append(&mut headers, Version::HTTP_2), Ok(()));
+        assert_eq!(append(&mut headers, Version::HTTP_2), Err(Loop));
+    }
+}

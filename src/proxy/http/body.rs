@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
@@ -19,8 +20,8 @@ use tokio::time::Sleep;
 
 use crate::cluster::Cause;
 use crate::config::ClusterConfig;
-use crate::proxy::http::link::InFlight;
 use crate::proxy::http::pool::Pool;
+use crate::proxy::http::record::Record;
 use crate::proxy::http::upstream::Upstream;
 use crate::proxy::place::Place;
 
@@ -81,10 +82,15 @@ pub struct ClientBody {
     stall: Stall,
     /// What may still come.
     left: u64,
+    received: Arc<AtomicU64>,
 }
 
 impl RequestBody {
-    pub fn new(incoming: Incoming, timeout: Duration, max_bytes: Option<u64>) -> Self {
+    pub fn new(
+        incoming: Incoming,
+        (timeout, max_bytes): (Duration, Option<u64>),
+        received: impl FnOnce() -> Arc<AtomicU64>,
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
@@ -92,15 +98,8 @@ impl RequestBody {
             incoming,
             stall: Stall::new(timeout),
             left: max_bytes.unwrap_or(u64::MAX),
+            received: received(),
         }))
-    }
-
-    /// The same again, if it may be sent twice.
-    pub fn again(&self) -> Option<Self> {
-        match self {
-            Self::Empty => Some(Self::Empty),
-            Self::Client(_) => None,
-        }
     }
 }
 
@@ -143,6 +142,7 @@ impl ClientBody {
                     return Poll::Ready(Some(Err(BodyError(Cause::BodyTooLarge))));
                 };
                 self.left = left;
+                self.received.fetch_add(bytes, Ordering::Relaxed);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError(Cause::Closed)))),
@@ -160,7 +160,7 @@ impl ClientBody {
 pub struct ResponseBody {
     source: Source,
     /// The exchange lasts as long as its body.
-    _in_flight: InFlight,
+    record: Record,
 }
 
 #[derive(Debug)]
@@ -170,11 +170,8 @@ pub enum Source {
 }
 
 impl ResponseBody {
-    pub fn new(source: Source, in_flight: InFlight) -> Self {
-        Self {
-            source,
-            _in_flight: in_flight,
-        }
+    pub fn new(source: Source, record: Record) -> Self {
+        Self { source, record }
     }
 }
 
@@ -292,10 +289,20 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.get_mut().source {
+        let this = self.get_mut();
+        let polled = match &mut this.source {
             Source::Own(own) => Pin::new(own).poll_frame(cx).map_err(|never| match never {}),
             Source::Backend(backend) => backend.poll(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                this.record.sent_bytes += bytes as u64;
+            }
+            Poll::Ready(Some(Err(BodyError(cause)))) => this.record.set_cause(*cause),
+            Poll::Ready(None) | Poll::Pending => {}
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

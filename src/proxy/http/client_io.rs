@@ -6,11 +6,17 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
+use std::time::Instant;
 
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
+use crate::cluster::Cause;
+use crate::protocol::http1::Guard;
+use crate::protocol::http1::Inspection;
+use crate::protocol::http1::Next;
 use crate::proxy::http::link::Link;
 use crate::proxy::transport::Transport;
 
@@ -19,19 +25,48 @@ use crate::proxy::transport::Transport;
 pub struct ClientIo {
     transport: Transport,
     link: Arc<Link>,
-    /// Read ahead of hyper; taken first.
+    /// Read, but not passed on yet; comes before everything that is still to be read.
     ahead: Vec<u8>,
-    /// hyper may close the connection; otherwise it is taken back.
-    may_shut_down: bool,
+    guard: Watch,
+    header_timeout: Duration,
+    /// A head has begun, and its deadline is set.
+    is_in_head: bool,
 }
 
+/// Who looks at a client's bytes first.
+#[derive(Debug)]
+pub enum Watch {
+    One(Box<Guard>),
+    Two,
+}
+
+/// What became of bytes that were read ahead.
+enum Taken {
+    Bytes,
+    Refused,
+    /// The world has changed: look again.
+    Again,
+}
+
+/// hyper's reading ends with this when the client has broken a rule.
+#[derive(Debug, thiserror::Error)]
+#[error("the client has broken a rule of HTTP")]
+struct Refused;
+
 impl ClientIo {
-    pub fn new(transport: Transport, ahead: Vec<u8>, link: Arc<Link>) -> Self {
+    pub fn new(
+        transport: Transport,
+        ahead: Vec<u8>,
+        link: Arc<Link>,
+        (guard, header_timeout): (Watch, Duration),
+    ) -> Self {
         Self {
             transport,
             link,
             ahead,
-            may_shut_down: true,
+            guard,
+            header_timeout,
+            is_in_head: false,
         }
     }
 
@@ -42,6 +77,77 @@ impl ClientIo {
 
     pub fn into_transport(self) -> Transport {
         self.transport
+    }
+
+    /// Passes on what was read ahead, as far as it may go; `None`: it has to wait.
+    fn take_ahead(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Option<Taken> {
+        let most = self.ahead.len().min(buffer.remaining());
+        let seen = self.inspect(most);
+        if seen.pass > 0 {
+            buffer.put_slice(&self.ahead[..seen.pass]);
+            self.ahead.drain(..seen.pass);
+            return Some(Taken::Bytes);
+        }
+        match seen.then {
+            // An empty buffer: nothing was asked for.
+            Next::More => Some(Taken::Bytes),
+            // The answers before it go out first.
+            Next::Refuse(violation) if self.link.is_quiet(cx) => {
+                self.link.set_refusal(violation);
+                Some(Taken::Refused)
+            }
+            Next::AwaitUpgrade if self.link.is_quiet(cx) => {
+                if let Watch::One(guard) = &mut self.guard {
+                    guard.not_upgraded();
+                }
+                Some(Taken::Again)
+            }
+            Next::Refuse(_) | Next::AwaitUpgrade => None,
+        }
+    }
+
+    fn inspect(&mut self, most: usize) -> Inspection {
+        match &mut self.guard {
+            Watch::One(guard) => guard.inspect(&self.ahead[..most]),
+            Watch::Two => Inspection {
+                pass: most,
+                then: Next::More,
+            },
+        }
+    }
+
+    /// Looks at what was just read into `buffer`; what may not go on is kept.
+    fn filter(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        let Watch::One(guard) = &mut self.guard else {
+            return;
+        };
+        let read = &buffer.filled()[before..];
+        let seen = guard.inspect(read);
+        if seen.pass < read.len() {
+            self.ahead.extend_from_slice(&read[seen.pass..]);
+            buffer.set_filled(before + seen.pass);
+        }
+    }
+
+    /// The time for a head runs from its first byte.
+    fn time_head(&mut self) {
+        let Watch::One(guard) = &self.guard else {
+            return;
+        };
+        self.link.set_between(guard.is_between_messages());
+        let is_in_head = guard.is_in_head();
+        if is_in_head == self.is_in_head {
+            return;
+        }
+        self.is_in_head = is_in_head;
+        if is_in_head {
+            let deadline = Instant::now() + self.header_timeout;
+            self.link
+                .cell
+                .set_deadline(deadline, Cause::HandshakeTimeout);
+        } else {
+            self.link.cell.clear_deadline(Cause::HandshakeTimeout);
+        }
     }
 
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
@@ -60,16 +166,30 @@ impl AsyncRead for ClientIo {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.ahead.is_empty() {
-            let taken = this.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&this.ahead[..taken]);
-            this.ahead.drain(..taken);
-            return Poll::Ready(Ok(()));
+        loop {
+            if this.ahead.is_empty() {
+                let before = buffer.filled().len();
+                ready!(Pin::new(&mut this.transport).poll_read(cx, buffer))?;
+                let read = buffer.filled().len() - before;
+                this.link.cell.add_received(read);
+                if read == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                this.filter(buffer, before);
+                this.time_head();
+                if buffer.filled().len() > before {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let taken = this.take_ahead(cx, buffer);
+            this.time_head();
+            match taken {
+                Some(Taken::Bytes) => return Poll::Ready(Ok(())),
+                Some(Taken::Refused) => return Poll::Ready(Err(io::Error::other(Refused))),
+                Some(Taken::Again) => {}
+                None => return Poll::Pending,
+            }
         }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.transport).poll_read(cx, buffer))?;
-        this.link.cell.add_received(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -106,7 +226,8 @@ impl AsyncWrite for ClientIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.may_shut_down {
+        if this.link.is_refused() {
+            // Its last words are still to come.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.transport).poll_shutdown(cx)

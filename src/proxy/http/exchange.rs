@@ -37,12 +37,14 @@ use crate::proxy::http::body::Lease;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::body::ResponseBody;
 use crate::proxy::http::body::Source;
+use crate::proxy::http::link::InFlight;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
 use crate::proxy::http::prepare;
 use crate::proxy::http::prepare::Prepared;
+use crate::proxy::http::prepare::Refusal;
 use crate::proxy::http::prepare::Wanted;
-use crate::proxy::http::prepare::problem_of;
+use crate::proxy::http::record::Record;
 use crate::proxy::http::upstream;
 use crate::proxy::http::upstream::BackendIo;
 use crate::proxy::http::upstream::Upstream;
@@ -51,9 +53,11 @@ use crate::proxy::seek::Found;
 use crate::proxy::seek::Seeker;
 use crate::proxy::seek::report;
 use crate::routing::BackendHandle;
+use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
 use crate::routing::KeySource;
 use crate::routing::LoginKeys;
+use crate::routing::RetryReason;
 
 /// Answers one request; whatever fails is an answer, too.
 ///
@@ -62,20 +66,32 @@ use crate::routing::LoginKeys;
 pub async fn answer(
     request: Request<Incoming>,
     link: Arc<Link>,
+    in_flight: InFlight,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let in_flight = link.begin();
     let mut wanted = Wanted::default();
     let is_one = request.version() < Version::HTTP_2;
-    let answered = match prepare::prepare(request, &link, &mut wanted) {
-        Ok((prepared, request)) => Exchange::new(&link, &prepared).run(request).await,
-        Err(problem) => Err(problem),
+    let (head, incoming) = request.into_parts();
+    let mut record = Record::new(in_flight, &head);
+    let answered = match prepare::prepare((head, incoming), &mut record, &mut wanted) {
+        Ok((prepared, request)) => {
+            let exchange = Exchange {
+                link: &link,
+                prepared: &prepared,
+            };
+            exchange.run(request, &mut record).await
+        }
+        Err(refusal) => Err(refusal),
     };
-    let mut response = answered.unwrap_or_else(|problem| own_answer(problem, &wanted, is_one));
+    let mut response = answered.unwrap_or_else(|refusal| {
+        record.set_cause(refusal.cause);
+        own_answer(refusal, &wanted, is_one)
+    });
+    record.set_status(response.status());
     if is_one && link.cell.grace().is_some() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    Ok(response.map(|source| ResponseBody::new(source, in_flight)))
+    Ok(response.map(|source| ResponseBody::new(source, record)))
 }
 
 /// One request on its way.
@@ -90,12 +106,20 @@ struct Asking<'a> {
     prepared: &'a Prepared,
 }
 
+/// A request, and a place to send it to.
+struct Attempt {
+    found: Found,
+    request: Request<RequestBody>,
+}
+
 /// Why there is no answer of this backend.
 enum Failed {
     /// It has seen nothing of the request.
     Unsent(Request<RequestBody>),
+    /// It says that it has not acted on the request.
+    Refused(Cause),
     /// It may have acted on the request.
-    Sent(Cause),
+    Sent(Cause, RetryReason),
     /// The route's `timeout` is over.
     Late,
 }
@@ -135,50 +159,73 @@ impl Asker for Asking<'_> {
     }
 }
 
-impl<'a> Exchange<'a> {
-    fn new(link: &'a Arc<Link>, prepared: &'a Prepared) -> Self {
-        Self { link, prepared }
-    }
-
-    async fn run(self, mut request: Request<RequestBody>) -> Result<Response<Source>, Problem> {
+impl Exchange<'_> {
+    async fn run(
+        &self,
+        mut request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<Response<Source>, Refusal> {
         let asking = Asking {
             link: self.link,
             prepared: self.prepared,
         };
         let cluster = self.prepared.cluster.clone();
         let mut seeker = Seeker::new(&asking, cluster, Vec::new(), &self.link.shared);
-        let mut retries = self.prepared.retries;
-        // Only what may be sent twice is worth a copy.
-        let copy = (retries > 0).then(|| again(&request)).flatten();
+        let mut retries = Retries::new(self, &request);
         loop {
-            let found = seeker.next().await.map_err(|end| problem_of(end.cause))?;
+            let found = self.next(&mut seeker, record).await?;
             let backend = found.place.backend().id;
-            match self.attempt(&mut seeker, found, request).await {
+            let handle = Arc::clone(&found.cluster.handle);
+            let attempt = Attempt { found, request };
+            let attempted = self.attempt(&mut seeker, attempt, &retries, record).await;
+            let failed = match attempted {
                 Ok(response) => {
                     drop(seeker.finish());
                     return Ok(response);
                 }
-                Err(Failed::Unsent(back)) => request = back,
-                Err(Failed::Late) => return Err(Problem::BackendTimeout),
-                Err(Failed::Sent(cause)) => {
-                    let next = copy.as_ref().filter(|_| retries > 0).and_then(again);
-                    let Some(next) = next else {
-                        return Err(problem_of(cause));
-                    };
-                    retries -= 1;
-                    seeker.tried.push(backend);
-                    request = next;
+                Err(failed) => failed,
+            };
+            let (next, cause) = match failed {
+                Failed::Unsent(back) => {
+                    handle.http.count_retry(RetryReason::Unsent);
+                    request = back;
+                    continue;
                 }
-            }
+                Failed::Late => return Err(Problem::BackendTimeout.into()),
+                Failed::Refused(cause) => {
+                    let reason = RetryReason::Refused;
+                    (retries.after_refusal().map(|it| (it, reason)), cause)
+                }
+                Failed::Sent(cause, reason) => {
+                    (retries.next(&handle).map(|it| (it, reason)), cause)
+                }
+            };
+            let (next, reason) = next.ok_or_else(|| Refusal::from(cause))?;
+            handle.http.count_retry(reason);
+            request = next;
+            seeker.tried.push(backend);
         }
+    }
+
+    /// A backend, as soon as there is one.
+    async fn next(
+        &self,
+        seeker: &mut Seeker<'_, Asking<'_>>,
+        record: &mut Record,
+    ) -> Result<Found, Refusal> {
+        let asked = Instant::now();
+        let found = seeker.next().await;
+        record.wait += asked.elapsed();
+        found.map_err(|end| end.cause.into())
     }
 
     /// Asks one backend, over a connection that is there or a new one.
     async fn attempt(
         &self,
         seeker: &mut Seeker<'_, Asking<'_>>,
-        found: Found,
-        mut request: Request<RequestBody>,
+        Attempt { found, mut request }: Attempt,
+        retries: &Retries<'_>,
+        record: &mut Record,
     ) -> Result<Response<Source>, Failed> {
         let by = (self.link.cell.id, found.max_attempts());
         let pool = &self.link.worker.pool;
@@ -189,7 +236,12 @@ impl<'a> Exchange<'a> {
             let is_reused = pooled.is_some();
             let opened = match pooled {
                 Some(upstream) => Ok(upstream),
-                None => self.open(&cluster, entry, &backend).await,
+                None => {
+                    let started = Instant::now();
+                    let opened = self.open(&cluster, entry, &backend).await;
+                    record.connect += started.elapsed();
+                    opened
+                }
             };
             let upstream = match opened {
                 Ok(upstream) => upstream,
@@ -198,9 +250,15 @@ impl<'a> Exchange<'a> {
                     return Err(Failed::Unsent(request));
                 }
             };
+            record.attempts += 1;
+            record.set_backend(&backend);
             let config = Arc::clone(&cluster.config);
             let mut lease = Lease::new(upstream, config, Arc::clone(pool), place);
             match self.send(&mut lease, request).await {
+                Ok(response) if retries.wanted(&cluster, response.status()) => {
+                    let cause = Cause::UnexpectedAnswer;
+                    return Err(Failed::Sent(cause, RetryReason::Status));
+                }
                 Ok(mut response) => {
                     let by = (self.prepared, &**self.link);
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
@@ -279,12 +337,15 @@ impl<'a> Exchange<'a> {
             Err(mut error) => match error.take_message() {
                 Some(request) => Err(Failed::Unsent(request)),
                 None => {
-                    let cause = cause_of(&error.into_error());
-                    let cause = cell.severed().unwrap_or(cause);
+                    let error = error.into_error();
+                    let cause = cell.severed().unwrap_or_else(|| cause_of(&error));
+                    if is_refusal(&error) {
+                        return Err(Failed::Refused(cause));
+                    }
                     if cause == Cause::Reset {
                         report(&self.link.shared, &cell.backend, cause);
                     }
-                    Err(Failed::Sent(cause))
+                    Err(Failed::Sent(cause, RetryReason::Lost))
                 }
             },
         }
@@ -311,14 +372,14 @@ impl<'a> Exchange<'a> {
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
         if !prepare::may_switch(&response, self.prepared) {
-            return Err(Failed::Sent(Cause::BadProtocol));
+            return Err(Failed::Sent(Cause::BadProtocol, RetryReason::Lost));
         }
         let upgraded = hyper::upgrade::on(&mut response).await;
         let parts = upgraded
             .ok()
             .and_then(|it| it.downcast::<TokioIo<BackendIo>>().ok());
         let (Some(parts), Some(place)) = (parts, lease.into_place()) else {
-            return Err(Failed::Sent(Cause::BadProtocol));
+            return Err(Failed::Sent(Cause::BadProtocol, RetryReason::Lost));
         };
         self.link.set_upgrade(Upgrade {
             backend: parts.io.into_inner().into_transport(),
@@ -347,13 +408,84 @@ fn cause_of(error: &hyper::Error) -> Cause {
     Cause::Reset
 }
 
-fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let body = request.body().again()?;
-    let mut copy = Request::new(body);
+/// An HTTP/2 backend that has not processed a request says so (RFC 9113, 8.7).
+fn is_refusal(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) else {
+        return false;
+    };
+    let reason = error.reason();
+    error.is_remote() && (reason == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
+}
+
+/// A copy of a request that may be sent again, and how often it may.
+struct Retries<'a> {
+    exchange: &'a Exchange<'a>,
+    /// Only of a request whose body can be had again.
+    copy: Option<Request<()>>,
+    left: u32,
+}
+
+impl<'a> Retries<'a> {
+    fn new(exchange: &'a Exchange<'a>, request: &Request<RequestBody>) -> Self {
+        let prepared = exchange.prepared;
+        let may_be_had_again = matches!(request.body(), RequestBody::Empty);
+        let is_worth_a_copy = prepared.is_idempotent || prepared.version == HttpVersion::Two;
+        Self {
+            exchange,
+            copy: (prepared.retries > 0 && is_worth_a_copy && may_be_had_again)
+                .then(|| head_of(request)),
+            left: prepared.retries,
+        }
+    }
+
+    fn may(&self) -> bool {
+        self.left > 0 && self.copy.is_some()
+    }
+
+    /// After an attempt that had no effect.
+    fn after_refusal(&mut self) -> Option<Request<RequestBody>> {
+        if !self.may() {
+            return None;
+        }
+        self.left -= 1;
+        let copy = self.copy.as_ref()?;
+        Some(head_of(copy).map(|()| RequestBody::Empty))
+    }
+
+    /// After an attempt that may have had an effect.
+    fn next(&mut self, cluster: &ClusterHandle) -> Option<Request<RequestBody>> {
+        let prepared = self.exchange.prepared;
+        if !self.may() || !prepared.is_idempotent {
+            return None;
+        }
+        let now = self.exchange.link.shared.uptime();
+        if !cluster.retries.take(prepared.min_retries_per_second, now) {
+            cluster.http.count_retry_denied();
+            return None;
+        }
+        self.after_refusal()
+    }
+
+    /// Whether an answer is worth another attempt: the file says so, or the backend is not the one
+    /// for this request (RFC 9110, 15.5.20).
+    fn wanted(&self, cluster: &ClusterTable, status: StatusCode) -> bool {
+        let http = cluster.config.http.as_deref();
+        let is_named = http.is_some_and(|http| http.retry.statuses.contains(&status.as_u16()));
+        (is_named || status == StatusCode::MISDIRECTED_REQUEST)
+            && self.may()
+            && self.exchange.prepared.is_idempotent
+            && cluster.eligible_for(self.exchange.link.cell.intent) > 1
+    }
+}
+
+fn head_of<T>(request: &Request<T>) -> Request<()> {
+    let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+    copy
 }
 
 fn version(config: &ClusterConfig) -> HttpVersion {
@@ -362,12 +494,13 @@ fn version(config: &ClusterConfig) -> HttpVersion {
 }
 
 /// What the proxy says itself.
-fn own_answer(problem: Problem, wanted: &Wanted, is_one: bool) -> Response<Source> {
+fn own_answer(refusal: Refusal, wanted: &Wanted, is_one: bool) -> Response<Source> {
+    let problem = refusal.problem;
     let asked = Asked {
         form: wanted.form,
         request_id: wanted.request_id.as_ref(),
     };
-    let mut response = problem::answer(problem, asked, None);
+    let mut response = problem::answer(problem, asked, refusal.retry_after);
     if is_one && problem.closes() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);

@@ -6,10 +6,14 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Waker;
 
 use bytes::Bytes;
 
+use crate::protocol::http1::Violation;
 use crate::proxy::Shared;
 use crate::proxy::handshake::Origin;
 use crate::proxy::registry::SessionCell;
@@ -38,14 +42,17 @@ pub struct Link {
     in_flight: AtomicU32,
     /// The client does not take what was written to it.
     is_blocked: AtomicBool,
+    /// No request has begun that has not ended.
+    is_between: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     upgrade: Option<Upgrade>,
-    /// Requests at all, on this connection.
-    requests: u64,
+    refusal: Option<Violation>,
+    /// Waits for the exchanges under way.
+    reader: Option<Waker>,
 }
 
 /// A backend that has switched protocols: its bytes are relayed from now on.
@@ -62,6 +69,24 @@ pub struct Upgrade {
 #[derive(Debug)]
 pub struct InFlight {
     link: Arc<Link>,
+    /// Of the request's body; the body counts on while the answer is on its way.
+    received: Arc<AtomicU64>,
+}
+
+impl InFlight {
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Bytes of the request's body so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// For the request's body.
+    pub fn received(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
+    }
 }
 
 impl Link {
@@ -80,6 +105,7 @@ impl Link {
             is_tls,
             in_flight: AtomicU32::new(0),
             is_blocked: AtomicBool::new(false),
+            is_between: AtomicBool::new(true),
             state: Mutex::default(),
         }
     }
@@ -89,15 +115,44 @@ impl Link {
         if self.in_flight.fetch_add(1, Ordering::AcqRel) == 0 {
             self.cell.set_transaction(Transaction::Open);
         }
-        self.lock().requests += 1;
         InFlight {
             link: Arc::clone(self),
+            received: Arc::default(),
         }
     }
 
     /// Nothing is under way, in either direction.
     pub fn is_idle(&self) -> bool {
-        self.in_flight() == 0 && !self.is_blocked.load(Ordering::Relaxed)
+        self.in_flight() == 0
+            && !self.is_blocked.load(Ordering::Relaxed)
+            && self.is_between.load(Ordering::Relaxed)
+    }
+
+    pub fn set_between(&self, is_between: bool) {
+        self.is_between.store(is_between, Ordering::Relaxed);
+    }
+
+    /// Whether every request so far has its answer and the connection still speaks HTTP; else the
+    /// reader is woken when that may be so.
+    pub fn is_quiet(&self, cx: &mut Context<'_>) -> bool {
+        let mut state = self.lock();
+        if self.in_flight() == 0 && state.upgrade.is_none() {
+            return true;
+        }
+        state.reader = Some(cx.waker().clone());
+        false
+    }
+
+    pub fn set_refusal(&self, violation: Violation) {
+        self.lock().refusal = Some(violation);
+    }
+
+    pub fn refusal(&self) -> Option<Violation> {
+        self.lock().refusal
+    }
+
+    pub fn is_refused(&self) -> bool {
+        self.refusal().is_some()
     }
 
     pub fn set_blocked(&self, is_blocked: bool) {
@@ -132,6 +187,9 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if self.link.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.link.cell.set_transaction(Transaction::Idle);
+            if let Some(reader) = self.link.lock().reader.take() {
+                reader.wake();
+            }
             if let Some(cause) = self.link.cell.grace() {
                 self.link.cell.sever(cause);
             }

@@ -4,15 +4,19 @@
 //! RFCs allow is refused before it sees it ([`client_io`]). A client's connection is served by
 //! [`serve`], one request by [`exchange`]; connections to backends are pooled by each worker.
 
+mod access_log;
 mod body;
 mod client_io;
 mod exchange;
 mod link;
 mod pool;
 mod prepare;
+mod record;
+mod refusal;
 mod serve;
 mod upstream;
 
+pub use access_log::AccessLogs;
 pub use link::HttpClient;
 pub use pool::Pool;
 pub use serve::serve;

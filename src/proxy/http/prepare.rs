@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use http::HeaderMap;
 use http::HeaderValue;
@@ -34,6 +35,7 @@ use crate::protocol::http::target;
 use crate::protocol::http::via;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::link::Link;
+use crate::proxy::http::record::Record;
 use crate::routing::ClusterTable;
 use crate::routing::HttpRequestView;
 use crate::routing::ListenerEntry;
@@ -55,6 +57,8 @@ pub struct Prepared {
     pub sticky: Option<usize>,
     /// Further attempts after one that may have been acted on.
     pub retries: u32,
+    pub min_retries_per_second: u32,
+    pub is_idempotent: bool,
     pub hop: Hop,
     pub version: HttpVersion,
 }
@@ -83,38 +87,49 @@ impl Prepared {
 /// # Errors
 /// It is malformed, or goes nowhere.
 pub fn prepare(
-    request: Request<Incoming>,
-    link: &Link,
+    (mut parts, incoming): (request::Parts, Incoming),
+    record: &mut Record,
     wanted: &mut Wanted,
-) -> Result<(Prepared, Request<RequestBody>), Problem> {
+) -> Result<(Prepared, Request<RequestBody>), Refusal> {
+    let link = Arc::clone(record.link());
+    let link = &*link;
     let entry = link.entry().ok_or(Problem::Shutdown)?;
     let config = entry.config.http.clone().ok_or(Problem::Shutdown)?;
-    let (mut parts, incoming) = request.into_parts();
     wanted.form = Form::of(&parts.headers);
     if parts.version == Version::HTTP_2 {
         message::check_http2(&parts.headers).map_err(|_| Problem::BadRequest)?;
     }
     if parts.method == Method::CONNECT && !config.allow_connect {
-        return Err(Problem::MethodNotAllowed);
+        return Err(Problem::MethodNotAllowed.into());
     }
     let expects = message::expects_continue(&parts.headers);
     if expects.map_err(|_| Problem::ExpectationFailed)? {
         // hyper answers it when the body is asked for.
         parts.headers.remove(header::EXPECT);
     }
-    let seen = Seen::of(&parts, &entry, &config, link)?;
+    let seen = Seen::of(&parts, (&entry, &config), record)?;
     let max_body = config.limits.max_body_bytes.map(|max| max.get());
     let length = message::content_length(&parts.headers).map_err(|_| Problem::BadRequest)?;
     if let (Some(max), Some(length)) = (max_body, length)
         && length > max
     {
-        return Err(Problem::TooLarge);
+        return Err(Problem::TooLarge.into());
     }
-    let body = RequestBody::new(incoming, config.limits.body_timeout, max_body);
+    let limits = (config.limits.body_timeout, max_body);
+    let body = RequestBody::new(incoming, limits, || record.received());
     let mut hop = hop::strip_request(&mut parts.headers).map_err(|_| Problem::BadRequest)?;
     hop.upgrade = hop.upgrade.filter(message::may_upgrade);
     let trusted = forwarded::is_trusted(&config.trusted, link.origin.client.ip());
     let client = forwarded::apply(&mut parts.headers, &seen.arrival(link), &config.trusted);
+    if let Some(limiter) = seen.route.and_then(|route| entry.rates.of(route)) {
+        limiter.take(client, Instant::now()).map_err(|wait| {
+            link.cell.listener.http.count_rate_limited();
+            Refusal {
+                retry_after: Some(wait),
+                ..Problem::RateLimited.into()
+            }
+        })?;
+    }
     let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
     wanted.request_id = Some(request_id::apply(&mut parts.headers, trusted, random));
     via::append(&mut parts.headers, parts.version).map_err(|_| Problem::Loop)?;
@@ -124,16 +139,14 @@ pub fn prepare(
         client: SocketAddr::new(client, link.origin.client.port()),
         hashed: seen.hashed,
         sticky: seen.sticky,
-        retries: seen
-            .retries
-            .min(match message::is_idempotent(&parts.method) {
-                true => u32::MAX,
-                false => 0,
-            }),
+        retries: seen.retries,
+        min_retries_per_second: seen.min_retries_per_second,
+        is_idempotent: message::is_idempotent(&parts.method),
         version: seen.version,
         hop,
         config,
     };
+    record.set_client(prepared.client, wanted.request_id.as_ref());
     if let Some(actions) = prepared.actions() {
         let wanted = &actions.request_headers;
         rules::apply(&mut parts.headers, &wanted.remove, &wanted.set, &wanted.add);
@@ -163,6 +176,7 @@ struct Seen {
     hashed: Option<String>,
     sticky: Option<usize>,
     retries: u32,
+    min_retries_per_second: u32,
     version: HttpVersion,
     uri: Uri,
     authority: Option<String>,
@@ -172,9 +186,8 @@ struct Seen {
 impl Seen {
     fn of(
         parts: &request::Parts,
-        entry: &ListenerEntry,
-        config: &HttpListenerConfig,
-        link: &Link,
+        (entry, config): (&ListenerEntry, &HttpListenerConfig),
+        record: &mut Record,
     ) -> Result<Self, Problem> {
         let target = target::read(&parts.method, &parts.uri, parts.version, &parts.headers)
             .map_err(|_| Problem::BadRequest)?;
@@ -187,11 +200,15 @@ impl Seen {
         let default = entry.config.cluster.as_ref();
         let routed = route_http(&entry.http_routes, config, default, &view);
         let routed = routed.ok_or(Problem::NoRoute)?;
+        record.route = routed.route;
+        let link = Arc::clone(record.link());
         let table = link.shared.table.load();
         let cluster = table.clusters.get(routed.cluster).ok_or(Problem::NoRoute)?;
         let http = cluster.config.http.as_deref().ok_or(Problem::NoRoute)?;
+        record.set_cluster(&cluster.handle);
         let key = &cluster.config.balance.key;
         let hashed = request_key(key, &view, parts.uri.query()).map(str::to_owned);
+        cluster.handle.retries.deposit(http.retry.budget);
         let sticky = http.sticky.as_ref();
         let sticky = sticky.and_then(|it| cluster.sticky.find(&parts.headers, &it.cookie));
         let uri = match http.version {
@@ -207,6 +224,7 @@ impl Seen {
             hashed,
             sticky,
             retries: http.retry.attempts,
+            min_retries_per_second: http.retry.min_per_second,
             version: http.version,
             uri,
             host_field: target.host_field(),
@@ -265,8 +283,44 @@ pub fn may_switch(response: &Response<Incoming>, prepared: &Prepared) -> bool {
     response.status() == StatusCode::SWITCHING_PROTOCOLS && prepared.hop.upgrade.is_some()
 }
 
+/// Why there is no backend's answer: for the client, and for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub problem: Problem,
+    pub cause: Cause,
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        let cause = match problem {
+            Problem::NoRoute => Cause::NoRoute,
+            Problem::TooLarge => Cause::BodyTooLarge,
+            Problem::RateLimited => Cause::RateLimited,
+            Problem::Shutdown => Cause::Shutdown,
+            Problem::BackendTimeout => Cause::AnswerTimeout,
+            _ => Cause::BadRequest,
+        };
+        Self {
+            problem,
+            cause,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<Cause> for Refusal {
+    fn from(cause: Cause) -> Self {
+        Self {
+            problem: problem_of(cause),
+            cause,
+            retry_after: None,
+        }
+    }
+}
+
 /// The answer to a request that no backend has answered.
-pub fn problem_of(cause: Cause) -> Problem {
+fn problem_of(cause: Cause) -> Problem {
     match cause {
         Cause::NoRoute => Problem::NoRoute,
         Cause::HoldTimeout => Problem::HoldTimeout,

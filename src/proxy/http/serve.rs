@@ -25,12 +25,16 @@ use crate::cluster::Side;
 use crate::config::HttpLimits;
 use crate::config::HttpListenerConfig;
 use crate::net;
+use crate::protocol::http1::Guard;
+use crate::protocol::http1::Limits;
 use crate::proxy::Shared;
 use crate::proxy::http::client_io::ClientIo;
+use crate::proxy::http::client_io::Watch;
 use crate::proxy::http::exchange;
 use crate::proxy::http::link::HttpClient;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
+use crate::proxy::http::refusal;
 use crate::proxy::listener::keepalive;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::registry::Transaction;
@@ -43,6 +47,11 @@ use crate::proxy::worker::Worker;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A connection that ends has this long to send its last answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Whoever was refused is listened to for this long, and for so many bytes, so that it hears why.
+const LINGER: Duration = Duration::from_millis(500);
+const MAX_DRAINED_BYTES: usize = 256 << 10;
+/// hyper counts a head's bytes a little differently from the guard, which comes first.
+const HEAD_SLACK_BYTES: usize = 4 << 10;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// What one HTTP/2 stream may have written that its client has not taken.
@@ -182,15 +191,33 @@ async fn serve_one(
     link: &Arc<Link>,
     http: &HttpListenerConfig,
 ) -> Stopped {
-    let io = TokioIo::new(ClientIo::new(transport, first_bytes, Arc::clone(link)));
+    let limits = &http.limits;
+    let guard = Guard::new(Limits {
+        max_head_bytes: limits.max_head_bytes,
+        max_headers: limits.max_headers,
+        max_uri_bytes: limits.max_uri_bytes,
+        max_body_bytes: limits.max_body_bytes,
+        allow_connect: http.allow_connect,
+    });
+    let watch = (Watch::One(Box::new(guard)), limits.header_timeout);
+    let io = TokioIo::new(ClientIo::new(
+        transport,
+        first_bytes,
+        Arc::clone(link),
+        watch,
+    ));
     let service = {
         let link = Arc::clone(link);
-        service_fn(move |request: Request<Incoming>| exchange::answer(request, Arc::clone(&link)))
+        service_fn(move |request: Request<Incoming>| {
+            let in_flight = link.begin();
+            exchange::answer(request, Arc::clone(&link), in_flight)
+        })
     };
     let mut builder = http1::Builder::new();
     builder
-        .max_headers(http.limits.max_headers)
-        .max_header_size(http.limits.max_head_bytes)
+        // One more than the guard lets through.
+        .max_headers(limits.max_headers.saturating_add(1))
+        .max_header_size(limits.max_head_bytes.saturating_add(HEAD_SLACK_BYTES))
         .half_close(false)
         .pipeline_flush(true);
     let mut connection = builder.serve_connection(io, service);
@@ -208,6 +235,10 @@ async fn serve_one(
     let ahead = [io.ahead().to_vec(), parts.read_buf.to_vec()].concat();
     match done {
         None if link.cell.severed_cause().is_some() => Stopped::Ended(severed(&link.cell)),
+        _ if link.is_refused() => {
+            let mut client = io.into_transport();
+            Stopped::Ended(refuse(&mut client, link).await)
+        }
         None => Stopped::Idle(io.into_transport(), parts.read_buf.to_vec()),
         Some(result) => match link.take_upgrade() {
             Some(upgrade) => Stopped::Upgraded(Box::new(Upgraded {
@@ -228,10 +259,19 @@ async fn serve_two(
 ) -> Stopped {
     // An HTTP/2 connection has state that cannot be put away.
     link.cell.set_parked(true);
-    let io = TokioIo::new(ClientIo::new(transport, first_bytes, Arc::clone(link)));
+    let watch = (Watch::Two, http.limits.header_timeout);
+    let io = TokioIo::new(ClientIo::new(
+        transport,
+        first_bytes,
+        Arc::clone(link),
+        watch,
+    ));
     let service = {
         let link = Arc::clone(link);
-        service_fn(move |request: Request<Incoming>| exchange::answer(request, Arc::clone(&link)))
+        service_fn(move |request: Request<Incoming>| {
+            let in_flight = link.begin();
+            exchange::answer(request, Arc::clone(&link), in_flight)
+        })
     };
     let mut connection = std::pin::pin!(two(&http.limits).serve_connection(io, service));
     let mut done = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
@@ -274,6 +314,27 @@ fn stop<T>(link: &Link, cx: &mut Context<'_>) -> Poll<Option<T>> {
 /// Its last answer may still be on its way out; exchanges under way are cut off.
 fn may_finish(link: &Link) -> bool {
     link.cell.severed_cause().is_some() && link.in_flight() == 0
+}
+
+/// Tells a client what was wrong with its request; nothing of that request went to a backend.
+async fn refuse(client: &mut Transport, link: &Link) -> SessionEnd {
+    if let Some(violation) = link.refusal() {
+        let answer = refusal::answer(violation);
+        client.say_last(&answer).await;
+        // A reset would overtake the answer while unread bytes are here.
+        let drained = timeout(LINGER, drain(client));
+        let _ = drained.await;
+    }
+    ended(Side::Client, Cause::BadRequest)
+}
+
+async fn drain(client: &mut Transport) {
+    let mut scrap = [0; 4096];
+    for _ in 0..MAX_DRAINED_BYTES / scrap.len() {
+        if !matches!(client.read(&mut scrap).await, Ok(1..)) {
+            return;
+        }
+    }
 }
 
 fn end_of(link: &Link, error: Option<hyper::Error>) -> SessionEnd {

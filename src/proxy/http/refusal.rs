@@ -1,0 +1,23 @@
+//! The answer to a request that was refused before it was one.
+
+use std::fmt::Write;
+
+use http::StatusCode;
+
+use crate::protocol::http1::Violation;
+
+/// A whole HTTP/1.1 answer, after which the connection is closed.
+pub fn answer(violation: Violation) -> Vec<u8> {
+    let status = StatusCode::from_u16(violation.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let reason = status.canonical_reason().unwrap_or("Bad Request");
+    let body = format!("{}: {reason}\n", violation.as_str());
+    let mut answer = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16());
+    // A `String` takes everything.
+    let _ = write!(
+        answer,
+        "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    answer.into_bytes()
+}
