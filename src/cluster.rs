@@ -262,6 +262,8 @@ causes! {
     StartingUp => "starting_up",
     /// It is shutting down (SQLSTATE 57P01, 57P02; MySQL 1053).
     ShuttingDown => "shutting_down",
+    /// A process of it says that the server has died (SQLSTATE 57P01 without a command).
+    Crashed => "crashed",
     /// It refuses the health check's user or password.
     LoginFailed => "login_failed",
     /// It has no connection left for a health check (SQLSTATE 53300, MySQL 1040).

@@ -381,6 +381,14 @@ fn the_fuzz_corpus_does_not_panic() {
     assert!(count > 0);
 }
 
+/// Edits of what is broken from the start would reach nothing but the parser of YAML.
+#[test]
+fn the_configuration_that_is_mutated_is_valid() {
+    let loaded = load_text(MUTATED);
+    let protocols = loaded.config.clusters.iter().map(|it| it.protocol);
+    assert!(protocols.count() > 2);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
@@ -456,7 +464,7 @@ listeners:
   main:
     bind: 0.0.0.0:5432
     routes: [{sni: '*.example.com', cluster: db}]
-    allow: [10.0.0.0/8, ::1]
+    allow: [10.0.0.0/8, '::1']
     max_connections: ${N:-7}
 admin: {bind: none}
 ";

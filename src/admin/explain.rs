@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::admin::view;
 use crate::config::Fallback;
+use crate::config::HashKey;
 use crate::config::Intent;
 use crate::config::MaxLag;
 use crate::config::Policy;
@@ -38,6 +39,8 @@ pub struct Client {
     pub user: Option<String>,
     pub database: Option<String>,
     pub sni: Option<String>,
+    /// One startup parameter of PostgreSQL, name and value: what `startup:NAME` hashes.
+    pub startup: Option<(String, String)>,
 }
 
 /// An address, with or without a port.
@@ -45,6 +48,12 @@ pub fn parse_source(text: &str) -> Option<SocketAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     let ip = bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
     ip.or_else(|_| text.parse()).ok()
+}
+
+/// `NAME=VALUE`, as in `application_name=reports`.
+pub fn parse_startup(text: &str) -> Option<(String, String)> {
+    let (name, value) = text.split_once('=')?;
+    (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
 }
 
 /// Where this client would go now.
@@ -63,20 +72,6 @@ pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Val
         database: client.database.as_deref(),
         user: client.user.as_deref(),
     };
-    let request = PickRequest {
-        intent: entry.config.intent,
-        source: KeySource {
-            client: source,
-            sni: sni.as_deref(),
-            login: LoginKeys {
-                user: client.user.as_deref(),
-                database: client.database.as_deref(),
-                parameter: None,
-            },
-        },
-        tried: &[],
-        now,
-    };
     let mut shown = json!({
         "generation": table.generation,
         "listener": { "name": &*entry.config.name, "bind": entry.config.bind.to_string() },
@@ -91,9 +86,32 @@ pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Val
         shown["outcome"] = refusal;
     }
     if let Some(cluster) = cluster {
+        let request = PickRequest {
+            intent: entry.config.intent,
+            source: KeySource {
+                client: source,
+                sni: sni.as_deref(),
+                login: LoginKeys {
+                    user: client.user.as_deref(),
+                    database: client.database.as_deref(),
+                    parameter: hashed_parameter(cluster, client),
+                },
+            },
+            tried: &[],
+            now,
+        };
         add_pick(&mut shown, cluster, &request);
     }
     Ok(shown)
+}
+
+/// The value of the startup parameter that the cluster hashes.
+fn hashed_parameter<'a>(cluster: &ClusterTable, client: &'a Client) -> Option<&'a str> {
+    let HashKey::StartupParameter(hashed) = &cluster.config.balance.key else {
+        return None;
+    };
+    let (name, value) = client.startup.as_ref()?;
+    (**name == **hashed).then_some(value)
 }
 
 /// Where this session is, and where its client would go now.

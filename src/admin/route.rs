@@ -151,12 +151,20 @@ fn question(query: Option<&str>) -> Result<Route, NoRoute> {
             "source must be an IP address, with or without a port",
         ))?),
     };
+    let startup = match value("startup")? {
+        None => None,
+        Some(text) => Some(
+            explain::parse_startup(&text)
+                .ok_or(NoRoute::BadRequest("startup must be NAME=VALUE"))?,
+        ),
+    };
     Ok(Route::ExplainClient(Client {
         listener,
         source,
         user: value("user")?,
         database: value("database")?,
         sni: value("sni")?,
+        startup,
     }))
 }
 

@@ -429,10 +429,17 @@ fn samples(table: &RoutingTable) -> String {
 
 /// Cluster `orders` with the backend `pg1`, which is up, behind the listener `front`.
 fn table_with_one_backend() -> RoutingTable {
-    let text = "version: 1\nclusters:\n  orders:\n    protocol: tcp\n    backends:\n      \
-        - {address: \"127.0.0.1:5432\", name: pg1}\nlisteners:\n  \
-        front: {bind: \"127.0.0.1:5433\", cluster: orders}\n";
-    let config = crate::config::load_text(std::path::Path::new("test.yaml"), text)
+    table_with("protocol: tcp")
+}
+
+/// `cluster` is one more line of the cluster.
+fn table_with(cluster: &str) -> RoutingTable {
+    let text = format!(
+        "version: 1\nclusters:\n  orders:\n    {cluster}\n    backends:\n      \
+         - {{address: \"127.0.0.1:5432\", name: pg1}}\nlisteners:\n  \
+         front: {{bind: \"127.0.0.1:5433\", cluster: orders}}\n"
+    );
+    let config = crate::config::load_text(std::path::Path::new("test.yaml"), &text)
         .unwrap_or_else(|errors| panic!("{errors}"))
         .config;
     let cluster = Arc::new(config.clusters[0].clone());
@@ -533,9 +540,33 @@ fn a_client_s_way_is_explained() {
     assert_eq!(told["source_assumed"], true);
     assert_eq!(told["route"]["text"], "the listener's cluster");
     assert_eq!(told["intent"]["role"], "any");
+    assert_eq!(told["hash"], serde_json::Value::Null);
     client.listener = "fron".to_owned();
     let error = explain::client(&table, &client, now).unwrap_err();
     assert_eq!(error, "no listener \"fron\"; did you mean \"front\"?");
+}
+
+#[test]
+fn a_client_s_hashed_startup_parameter_is_explained() {
+    let balance =
+        "protocol: postgres\n    balance: {policy: consistent_hash, hash: {key: 'startup:app'}}";
+    let table = table_with(balance);
+    let told = |startup: &str| {
+        let client = explain::Client {
+            listener: "front".to_owned(),
+            startup: explain::parse_startup(startup),
+            ..Default::default()
+        };
+        explain::client(&table, &client, Instant::now()).unwrap()["hash"].clone()
+    };
+    let hash = told("app=reports=eu");
+    assert_eq!(
+        (&hash["source"], &hash["value"]),
+        (&"startup_parameter".into(), &"reports=eu".into())
+    );
+    for other in ["other=reports", "=reports", "app", ""] {
+        assert_eq!(told(other)["source"], "client_ip", "{other}");
+    }
 }
 
 #[tokio::test]

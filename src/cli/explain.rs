@@ -29,6 +29,9 @@ pub struct ExplainArgs {
     /// The server name in its TLS handshake
     #[arg(long, conflicts_with = "session")]
     sni: Option<String>,
+    /// A startup parameter of PostgreSQL, where the cluster hashes one (`startup:NAME`)
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "session")]
+    startup: Option<String>,
     /// A live session, by its number in the log and in /api/v1/sessions
     #[arg(long, value_name = "ID", conflicts_with = "listener")]
     session: Option<u64>,
@@ -62,6 +65,7 @@ fn path(args: &ExplainArgs) -> String {
         ("user", &args.user),
         ("database", &args.database),
         ("sni", &args.sni),
+        ("startup", &args.startup),
     ];
     let pairs = pairs.into_iter().filter_map(|(name, value)| {
         let value = value.as_ref()?;

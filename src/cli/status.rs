@@ -39,8 +39,9 @@ fn epoch_seconds() -> f64 {
     since_epoch.unwrap_or_default().as_secs_f64()
 }
 
-const HEADINGS: [&str; 9] = [
-    "CLUSTER", "BACKEND", "HEALTH", "ADMIN", "WEIGHT", "ACTIVE", "TOTAL", "SINCE", "CAUSE",
+const COLUMNS: usize = 10;
+const HEADINGS: [&str; COLUMNS] = [
+    "CLUSTER", "BACKEND", "ROLE", "HEALTH", "ADMIN", "WEIGHT", "ACTIVE", "TOTAL", "SINCE", "CAUSE",
 ];
 
 fn picture(status: &Value, now_epoch: f64) -> String {
@@ -73,11 +74,12 @@ fn summary(status: &Value) -> String {
     format!("evergate {version}  {stage}  {ready}  table {generation}\n\n")
 }
 
-fn row(cluster: &str, backend: &Value, now_epoch: f64) -> [String; 9] {
+fn row(cluster: &str, backend: &Value, now_epoch: f64) -> [String; COLUMNS] {
     let since = backend["since"].as_f64().unwrap_or(now_epoch);
     [
         cluster.to_owned(),
         word(&backend["name"]),
+        role(backend),
         word(&backend["health"]),
         word(&backend["admin_state"]),
         word(&backend["weight"]),
@@ -88,22 +90,42 @@ fn row(cluster: &str, backend: &Value, now_epoch: f64) -> [String; 9] {
     ]
 }
 
-/// Why its health is what it is; of one that is ejected, why and for how long.
+/// `replica +0.3s`: with its lag, where that is known; `-` where nobody tells roles.
+fn role(backend: &Value) -> String {
+    let role = word(&backend["role"]);
+    if role == "unknown" {
+        return "-".to_owned();
+    }
+    let lag = match (
+        backend["lag_seconds"].as_f64(),
+        backend["lag_bytes"].as_u64(),
+    ) {
+        _ if role != "replica" => return role,
+        (Some(seconds), _) if seconds < 100.0 => format!("{seconds:.1}s"),
+        (Some(seconds), _) => age(seconds),
+        (None, Some(bytes)) => format!("{bytes}B"),
+        (None, None) => return role,
+    };
+    format!("{role} +{lag}")
+}
+
+/// Why it is not what it could be: of one that is ejected, why and for how long; of one that is
+/// up and fenced, why it is fenced.
 fn cause(backend: &Value) -> String {
     let ejected = &backend["ejected"];
-    match ejected["for_seconds"].as_f64() {
-        Some(left) => format!(
-            "ejected ({}), {} more",
-            word(&ejected["cause"]),
-            age(left.ceil())
-        ),
-        None => word(&backend["cause"]),
+    if let Some(left) = ejected["for_seconds"].as_f64() {
+        let cause = word(&ejected["cause"]);
+        return format!("ejected ({cause}), {} more", age(left.ceil()));
+    }
+    match backend["role"] == "fenced" && backend["health"] == "up" {
+        true => word(&backend["role_cause"]),
+        false => word(&backend["cause"]),
     }
 }
 
 /// Columns as wide as their longest cell, two spaces apart.
-fn table(rows: &[[String; 9]]) -> String {
-    let mut widths = [0; 9];
+fn table(rows: &[[String; COLUMNS]]) -> String {
+    let mut widths = [0; COLUMNS];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -162,6 +184,7 @@ mod tests {
             json!({
                 "name": name, "health": health, "admin_state": "ready", "weight": 100,
                 "connections_active": 3, "connections_total": 12345, "since": since, "cause": cause,
+                "role": "unknown", "role_cause": "started",
             })
         };
         let status = json!({
@@ -177,9 +200,9 @@ mod tests {
         let expected = "\
 evergate 0.1.0  serving  ready  table 7
 
-CLUSTER  BACKEND            HEALTH  ADMIN  WEIGHT  ACTIVE  TOTAL  SINCE  CAUSE
-orders   pg1.internal:5432  up      ready  100     3       12345  1d3h   check_passed
-orders   pg2                down    ready  100     3       12345  2s     connect_refused
+CLUSTER  BACKEND            ROLE  HEALTH  ADMIN  WEIGHT  ACTIVE  TOTAL  SINCE  CAUSE
+orders   pg1.internal:5432  -     up      ready  100     3       12345  1d3h   check_passed
+orders   pg2                -     down    ready  100     3       12345  2s     connect_refused
 orders: 2 sessions held, 0 queued
 ";
         assert_eq!(picture(&status, 100_000.0), expected);
@@ -191,6 +214,39 @@ orders: 2 sessions held, 0 queued
         assert_eq!(cause(&backend), "check_passed");
         backend["ejected"] = json!({ "cause": "success_rate", "for_seconds": 22.1 });
         assert_eq!(cause(&backend), "ejected (success_rate), 23s more");
+    }
+
+    #[test]
+    fn the_role_is_shown_with_the_lag_and_a_fence_with_its_reason() {
+        let backend = |role: &str, seconds: Option<f64>, bytes: Option<u64>| {
+            json!({
+                "role": role, "role_cause": "stale_timeline", "health": "up",
+                "cause": "check_passed", "lag_seconds": seconds, "lag_bytes": bytes,
+            })
+        };
+        for (shown, expected) in [
+            (
+                backend("primary", Some(0.0), Some(0)),
+                "primary check_passed",
+            ),
+            (
+                backend("replica", Some(0.34), Some(9)),
+                "replica +0.3s check_passed",
+            ),
+            (
+                backend("replica", Some(125.0), None),
+                "replica +2m5s check_passed",
+            ),
+            (
+                backend("replica", None, Some(9)),
+                "replica +9B check_passed",
+            ),
+            (backend("replica", None, None), "replica check_passed"),
+            (backend("fenced", None, None), "fenced stale_timeline"),
+            (backend("unknown", None, None), "- check_passed"),
+        ] {
+            assert_eq!(format!("{} {}", role(&shown), cause(&shown)), expected);
+        }
     }
 
     #[test]

@@ -24,12 +24,12 @@ pub(super) fn size(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Wron
     let text = match &node.value {
         Value::Text(text) => text.value.trim(),
         Value::Integer(value) => {
-            let mebibytes = u64::try_from(*value)
-                .ok()
-                .and_then(|it| it.checked_mul(1 << 20));
+            let bytes = u64::try_from(*value).unwrap_or(u64::MAX);
+            let mebibytes = bytes.checked_mul(1 << 20);
             let help = match mebibytes.filter(|bytes| range.contains(bytes)) {
                 Some(_) => format!("write `{value}MiB`, or `{value}B` for single bytes"),
-                None => format!("write `{value}B` for single bytes"),
+                None if range.contains(&bytes) => format!("write `{}`", show_size(bytes)),
+                None => help.to_owned(),
             };
             let message = format!("{} has no unit", node.shown());
             return Err(Wrong::new(message, help));

@@ -102,6 +102,10 @@ pub struct BackendState {
     pub observed: u64,
     /// Why a probe after that one failed.
     pub failed: Option<Cause>,
+    /// The number of that probe, if it was told that there is no connection left.
+    full: Option<u64>,
+    /// Since when it has answered every probe with that, or that it starts or stops.
+    busy_since: Option<Instant>,
     /// As configured.
     host: String,
     /// Traffic has proved since that it refuses writes.
@@ -126,6 +130,9 @@ pub struct BackendState {
 /// knows that it flaps.
 const MAX_CHANGES_LOGGED: u32 = 20;
 const LOG_WINDOW: Duration = Duration::from_secs(60);
+
+/// Who was busy for some time is found to be ready at most one part in this many later.
+const BUSY_SHARE: u32 = 10;
 
 /// Keeps a flapping backend from flooding the log.
 #[derive(Debug, Default)]
@@ -176,6 +183,8 @@ impl BackendState {
             evidence: Evidence::Silent,
             observed: 0,
             failed: None,
+            full: None,
+            busy_since: None,
             host,
             quarantined: None,
             quarantined_during: None,
@@ -212,7 +221,9 @@ impl BackendState {
 
     /// Takes new sessions now.
     pub fn is_eligible(&self) -> bool {
-        takes_new_sessions(self.tracker.health(), self.admin) && self.target.backend.weight > 0
+        // A primary is written to whatever its weight: there is nobody to share that with.
+        let has_share = self.target.backend.weight > 0 || self.role == Role::Primary;
+        takes_new_sessions(self.tracker.health(), self.admin) && has_share
     }
 
     /// Takes new sessions that want this role now.
@@ -231,9 +242,30 @@ impl BackendState {
         self.evidence = evidence;
         self.observed = number;
         self.failed = None;
+        self.full = None;
+        self.busy_since = None;
         // What was asked before traffic spoke may have been answered before, too.
         let is_older = self.quarantined_during.take() == Some(number);
         !is_older && self.quarantined.take().is_some()
+    }
+
+    /// Notes why a probe has failed.
+    pub fn fail(&mut self, cause: Cause, number: u64, now: Instant) {
+        self.failed = Some(cause);
+        self.full = (cause == Cause::TooManyConnections).then_some(number);
+        let is_busy = matches!(
+            cause,
+            Cause::StartingUp | Cause::ShuttingDown | Cause::TooManyConnections
+        );
+        self.busy_since = is_busy.then(|| self.busy_since.unwrap_or(now));
+    }
+
+    /// The pause between two probes that are urgent: `fast`, and longer the longer it has had no
+    /// time for us. Each try is a line in its log, and a recovery may take an hour.
+    pub fn urgent_pause(&self, fast: Duration, now: Instant) -> Duration {
+        let busy = self.busy_since.map(|at| now.saturating_duration_since(at));
+        let pause = busy.map_or(fast, |busy| fast.max(busy / BUSY_SHARE));
+        pause.min(self.target.cluster.health_check.interval.max(fast))
     }
 
     /// It is asked something else from now on: what it said before is no answer to that.
@@ -263,6 +295,7 @@ impl BackendState {
             evidence: &self.evidence,
             observed: self.observed,
             failed: self.failed,
+            full: self.full,
             quarantine: self.quarantined,
             host: &self.host,
             address: self.address,
@@ -405,6 +438,7 @@ impl BackendState {
             all: self.fate_of_all(panicking),
             writes: self.fate_of_writes(replaced),
             lagging: self.fates_of_lagging(),
+            ends_refused: self.ends_refused(),
         };
         self.tell(fates);
     }
@@ -468,6 +502,12 @@ impl BackendState {
         }
     }
 
+    /// Whether it was demoted or only takes no writes is not known at that moment.
+    fn ends_refused(&self) -> bool {
+        let failover = &self.target.cluster.failover;
+        ![failover.on_demoted, failover.on_fenced].contains(&SessionPolicy::Keep)
+    }
+
     fn fates_of_lagging(&self) -> Vec<(MaxLag, Fate)> {
         let policy = self.target.cluster.failover.on_lagging;
         if self.role != Role::Replica {
@@ -497,6 +537,7 @@ impl BackendState {
         self.flight = None;
         self.last_started = None;
         self.reported = None;
+        self.busy_since = None;
         self.evidence = Evidence::Silent;
         self.quarantined = None;
         if let Some(transition) = self.tracker.reset(Cause::Started, now.instant) {
@@ -580,7 +621,8 @@ impl BackendState {
     }
 }
 
-fn fate(policy: SessionPolicy, since: Instant, cause: Cause) -> Fate {
+/// What a policy makes of sessions from `since` on.
+pub fn fate(policy: SessionPolicy, since: Instant, cause: Cause) -> Fate {
     match policy {
         SessionPolicy::Keep => Fate::Serve,
         SessionPolicy::Sever => Fate::Sever { cause },

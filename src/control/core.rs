@@ -179,7 +179,7 @@ impl Core {
                 Ok(())
             }
             Err(cause) => {
-                state.failed = Some(cause);
+                state.fail(cause, number, now.instant);
                 self.note_error(id, cause, now);
                 Err(cause)
             }
@@ -252,7 +252,8 @@ impl Core {
             .filter(|state| fresh.contains(&state.handle.id))
         {
             if state.flight.is_none() {
-                let due = state.last_started.map_or(now.instant, |last| last + fast);
+                let pause = state.urgent_pause(fast, now.instant);
+                let due = state.last_started.map_or(now.instant, |last| last + pause);
                 self.schedule.pull(state.handle.id, due.max(now.instant));
             }
         }
@@ -303,7 +304,10 @@ impl Core {
         // Nobody puts a password right within milliseconds, and each try fills a log.
         let refused = state.failed == Some(Cause::LoginFailed);
         let urgent = (unserved && !refused) || at_once || state.tracker.is_suspected();
-        let pause = if urgent { fast } else { interval };
+        let pause = match urgent {
+            true => state.urgent_pause(fast, now),
+            false => interval,
+        };
         let due = started + pause.mul_f64(jitter);
         self.schedule.set(id, due.max(now));
     }
@@ -348,9 +352,10 @@ impl Core {
             }
             return;
         }
+        let pause = state.urgent_pause(fast, now.instant);
         let due = state
             .last_started
-            .map_or(now.instant, |started| started + fast);
+            .map_or(now.instant, |started| started + pause);
         self.schedule.pull(id, due.max(now.instant));
     }
 
@@ -447,7 +452,8 @@ fn hurry(
         else {
             continue;
         };
-        let due = started + fast.mul_f64(0.9 + 0.2 * random.f64());
+        let pause = state.urgent_pause(fast, now);
+        let due = started + pause.mul_f64(0.9 + 0.2 * random.f64());
         schedule.pull(state.handle.id, due.max(now));
     }
 }

@@ -75,6 +75,7 @@ pub fn is_hard(cause: Cause) -> bool {
             | Cause::LoginFailed
             | Cause::StartingUp
             | Cause::ShuttingDown
+            | Cause::Crashed
     )
 }
 
@@ -82,7 +83,11 @@ pub fn is_hard(cause: Cause) -> bool {
 pub fn is_proof(cause: Cause) -> bool {
     matches!(
         cause,
-        Cause::ReadOnly | Cause::ShuttingDown | Cause::StartingUp | Cause::LostPrimary
+        Cause::ReadOnly
+            | Cause::ShuttingDown
+            | Cause::Crashed
+            | Cause::StartingUp
+            | Cause::LostPrimary
     )
 }
 

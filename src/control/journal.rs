@@ -224,8 +224,8 @@ impl Journal {
 
     fn role(&mut self, happening: &Happening, to: Role) {
         if let Some(open) = self.of_cluster(&happening.cluster) {
-            let is_lost = open.incident.lost == happening.backend;
-            open.is_orderly |= is_lost && to == Role::Replica && open.incident.found.is_none();
+            let steps_down = open.incident.lost == happening.backend && to == Role::Replica;
+            open.is_orderly |= steps_down && open.incident.found.is_none() && !open.has_failed();
         }
         // That a dead backend has no role, and a new primary has one, is said already.
         if matches!(to, Role::Replica | Role::Fenced) {
@@ -388,6 +388,16 @@ impl Open {
     /// Of the whole cluster, not of one backend among others.
     fn is_of_cluster(&self) -> bool {
         self.incident.kind.is_of_cluster()
+    }
+
+    /// Who was lost has been down without having said that it would be.
+    fn has_failed(&self) -> bool {
+        let lost = &self.incident.lost;
+        self.incident.steps.iter().any(|step| {
+            step.phase == Phase::BackendDown
+                && step.backend == *lost
+                && !step.cause.is_some_and(is_orderly)
+        })
     }
 
     /// What was found, or had never gone away for this incident, is lost.

@@ -539,7 +539,10 @@ impl Plane {
 /// Who is logged in may still get answers, and a PostgreSQL that is stopped the smart way waits for
 /// it to leave: the next probe has to knock like everybody else.
 fn lets_nobody_in(cause: Cause) -> bool {
-    matches!(cause, Cause::StartingUp | Cause::ShuttingDown)
+    matches!(
+        cause,
+        Cause::StartingUp | Cause::ShuttingDown | Cause::Crashed
+    )
 }
 
 #[cfg(test)]

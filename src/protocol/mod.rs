@@ -3,6 +3,7 @@
 pub mod client_hello;
 pub mod http;
 pub mod http1;
+pub mod http2;
 pub mod mysql;
 pub mod postgres;
 pub mod proxy_header;

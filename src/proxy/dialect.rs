@@ -50,9 +50,9 @@ pub enum Follow {
     MySql(mysql::Follow),
 }
 
-/// What becomes of bytes that a client has sent.
+/// What becomes of bytes that one side has sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum Verdict {
     Pass,
     /// Not yet: they are kept, and come back in a later `Replace`.
     Hold,
@@ -134,13 +134,14 @@ impl Dialect {
 }
 
 impl Follow {
-    /// Takes note of what the backend says; may overwrite parts of it.
-    pub fn see_answer(&mut self, bytes: &mut [u8]) {
+    /// Takes note of what the backend says; may overwrite parts of it, and may refuse it.
+    pub fn see_answer(&mut self, bytes: &mut [u8]) -> Verdict {
         match self {
             Self::Postgres(follow) => follow.see_answer(bytes),
             Self::Redis(follow) => follow.see_answer(bytes),
-            Self::MySql(follow) => follow.see_answer(bytes),
+            Self::MySql(follow) => return follow.see_answer(bytes),
         }
+        Verdict::Pass
     }
 
     /// Whether [`Self::see_request`] has anything to look at, still.
@@ -153,13 +154,13 @@ impl Follow {
     }
 
     /// Judges what the client says before it is passed on.
-    pub fn see_request(&mut self, bytes: &mut [u8]) -> Request {
+    pub fn see_request(&mut self, bytes: &mut [u8]) -> Verdict {
         match self {
-            Self::Postgres(_) => Request::Pass,
+            Self::Postgres(_) => Verdict::Pass,
             Self::Redis(follow) => follow.see_request(bytes),
             Self::MySql(follow) => {
                 follow.see_request(bytes);
-                Request::Pass
+                Verdict::Pass
             }
         }
     }
@@ -194,6 +195,18 @@ impl Follow {
             Self::Postgres(follow) => follow.transaction(),
             Self::Redis(_) => Transaction::Unknown,
             Self::MySql(follow) => follow.transaction(),
+        }
+    }
+
+    /// The session came to write, and its server has proved that it takes no writes.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            // A restart, and the end of its sessions, comes before PostgreSQL takes no writes; and
+            // 25006 is also said to whoever has asked for a read-only transaction.
+            Self::Postgres(_) => false,
+            // Nobody knows between which commands a session may be cut.
+            Self::Redis(_) => false,
+            Self::MySql(follow) => follow.is_refused(),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use crate::proxy::dialect::Follow;
-use crate::proxy::dialect::Request;
+use crate::proxy::dialect::Verdict;
 use crate::proxy::pipe::Pipe;
 use crate::proxy::transport::Transport;
 
@@ -74,7 +74,7 @@ struct Unsent {
 pub(super) enum FlowError {
     Read(io::Error),
     Write(io::Error),
-    /// The bytes are none that may be passed on; these words are for who sent them.
+    /// The bytes are none that may be passed on; these words are for the client, if any.
     Refused(Vec<u8>),
 }
 
@@ -86,12 +86,9 @@ pub(super) enum Watcher<'a> {
 }
 
 impl Watcher<'_> {
-    fn see(&mut self, bytes: &mut [u8]) -> Request {
+    fn see(&mut self, bytes: &mut [u8]) -> Verdict {
         match self {
-            Self::Answers(follow) => {
-                follow.see_answer(bytes);
-                Request::Pass
-            }
+            Self::Answers(follow) => follow.see_answer(bytes),
             Self::Requests(follow) => follow.see_request(bytes),
         }
     }
@@ -236,13 +233,13 @@ impl Flow {
             }
             self.unflushed = to.plain().is_none();
             match watcher.map(|watcher| watcher.see(bytes)) {
-                Some(Request::Pass) => {}
-                Some(Request::Hold) => return Poll::Ready(Ok(())),
-                Some(Request::Replace(bytes)) => {
+                Some(Verdict::Pass) => {}
+                Some(Verdict::Hold) => return Poll::Ready(Ok(())),
+                Some(Verdict::Replace(bytes)) => {
                     self.keep(&bytes);
                     return Poll::Ready(Ok(()));
                 }
-                Some(Request::Refuse(words)) => {
+                Some(Verdict::Refuse(words)) => {
                     return Poll::Ready(Err(FlowError::Refused(words)));
                 }
                 None => self.note_read(bytes.len(), from, to),

@@ -13,7 +13,7 @@ use crate::protocol::redis::opening::Opening;
 use crate::protocol::redis::refusal::Code;
 use crate::proxy::Shared;
 use crate::proxy::dialect::Peer;
-use crate::proxy::dialect::Request;
+use crate::proxy::dialect::Verdict;
 use crate::proxy::witness::Witness;
 
 /// Follows one session.
@@ -35,21 +35,21 @@ impl Follow {
         }
     }
 
-    pub fn see_request(&mut self, bytes: &[u8]) -> Request {
+    pub fn see_request(&mut self, bytes: &[u8]) -> Verdict {
         let Some(held) = &mut self.opening else {
-            return Request::Pass;
+            return Verdict::Pass;
         };
         held.extend_from_slice(bytes);
         match opening::judge(held) {
-            Ok(Opening::Incomplete) => Request::Hold,
+            Ok(Opening::Incomplete) => Verdict::Hold,
             Ok(Opening::Redis) => {
                 let held = self.opening.take().unwrap_or_default();
                 match held.len() == bytes.len() {
-                    true => Request::Pass,
-                    false => Request::Replace(held),
+                    true => Verdict::Pass,
+                    false => Verdict::Replace(held),
                 }
             }
-            Err(error) => Request::Refuse(words(Code::Err, &error.to_string())),
+            Err(error) => Verdict::Refuse(words(Code::Err, &error.to_string())),
         }
     }
 

@@ -48,6 +48,8 @@ pub struct SessionCell {
     /// Milliseconds that a connection may be idle between requests, instead of `idle_timeout`;
     /// 0 = its protocol has no such thing.
     keep_alive_ms: AtomicU64,
+    /// For a client to show that it speaks the protocol.
+    handshake_timeout: Duration,
     /// The socket's peer, or the one in a PROXY header.
     client: OnceLock<SocketAddr>,
     /// Read from the client and delivered; written by this session only.
@@ -111,6 +113,7 @@ impl SessionCell {
         bind: SocketAddr,
         intent: Intent,
         idle_timeout: Duration,
+        handshake_timeout: Duration,
         now: Instant,
     ) -> Self {
         Self {
@@ -121,6 +124,7 @@ impl SessionCell {
             intent,
             idle_timeout,
             keep_alive_ms: AtomicU64::new(0),
+            handshake_timeout,
             client: OnceLock::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -251,9 +255,13 @@ impl SessionCell {
         self.lock().finish.get_or_insert(cause);
     }
 
-    /// Gives the session until `deadline`.
+    /// Gives the session until `deadline`. The first cause stays, apart from an opening's, which
+    /// is taken back when that is whole.
     pub fn set_deadline(&self, deadline: Instant, cause: Cause) {
-        self.lock().deadline.get_or_insert((deadline, cause));
+        let mut control = self.lock();
+        if matches!(control.deadline, None | Some((_, Cause::HandshakeTimeout))) {
+            control.deadline = Some((deadline, cause));
+        }
     }
 
     /// Takes the deadline of `cause` back.
@@ -262,6 +270,17 @@ impl SessionCell {
         if control.deadline.is_some_and(|(_, known)| known == cause) {
             control.deadline = None;
         }
+    }
+
+    /// The client has begun to say something that is not passed on before it is whole.
+    pub fn begin_opening(&self, now: Instant) {
+        let deadline = (now + self.handshake_timeout, Cause::HandshakeTimeout);
+        self.lock().deadline.get_or_insert(deadline);
+    }
+
+    /// It is whole.
+    pub fn end_opening(&self) {
+        self.clear_deadline(Cause::HandshakeTimeout);
     }
 
     /// Whether there is anything to look at: [`Self::severed`] or [`Self::take_settled`].
@@ -507,106 +526,4 @@ impl Registry {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::cluster::BackendId;
-    use crate::routing::Fates;
-
-    pub fn session(idle_timeout: Duration, now: Instant) -> Arc<SessionCell> {
-        let listener = Arc::new(ListenerHandle::new("l".into()));
-        let bind = SocketAddr::from(([127, 0, 0, 1], 1));
-        let cell = SessionCell::new(1, listener, bind, Intent::ANY, idle_timeout, now);
-        cell.set_phase(Phase::Relay);
-        Arc::new(cell)
-    }
-
-    fn all(fate: Fate) -> Fates {
-        Fates {
-            all: fate,
-            ..Fates::default()
-        }
-    }
-
-    fn backend() -> Arc<BackendHandle> {
-        Arc::new(BackendHandle::new(BackendId(1), "c".into(), "b".into()))
-    }
-
-    pub fn cause(cell: &SessionCell) -> Option<Cause> {
-        cell.severed(&mut Context::from_waker(Waker::noop()))
-    }
-
-    #[test]
-    fn a_session_follows_the_current_fate_of_its_backend() {
-        let now = Instant::now();
-        let registry = Registry::default();
-        let cell = session(Duration::ZERO, now);
-        registry.insert(Arc::clone(&cell));
-        let backend = backend();
-        cell.set_backend(Some(Arc::clone(&backend)));
-
-        registry.sweep(now);
-        assert_eq!(cause(&cell), None);
-        backend.set_fates(all(Fate::Sever {
-            cause: Cause::BackendDead,
-        }));
-        registry.sweep(now);
-        assert_eq!(cause(&cell), Some(Cause::BackendDead));
-    }
-
-    #[test]
-    fn a_fate_that_came_before_the_session_was_tied_is_not_missed() {
-        let cell = session(Duration::ZERO, Instant::now());
-        let backend = backend();
-        backend.set_fates(all(Fate::Sever {
-            cause: Cause::BackendDead,
-        }));
-        cell.set_backend(Some(backend));
-        assert_eq!(cause(&cell), Some(Cause::BackendDead));
-    }
-
-    #[test]
-    fn a_drained_session_lives_until_the_deadline() {
-        let now = Instant::now();
-        let registry = Registry::default();
-        let cell = session(Duration::ZERO, now);
-        registry.insert(Arc::clone(&cell));
-        let backend = backend();
-        backend.set_fates(all(Fate::Drain {
-            deadline: now + Duration::from_secs(3),
-            cause: Cause::BackendDrained,
-        }));
-        cell.set_backend(Some(backend));
-        registry.sweep(now + Duration::from_secs(2));
-        assert_eq!(cause(&cell), None);
-        registry.sweep(now + Duration::from_secs(3));
-        assert_eq!(cause(&cell), Some(Cause::BackendDrained));
-    }
-
-    #[test]
-    fn bytes_in_either_direction_keep_a_session_from_being_idle() {
-        let now = Instant::now();
-        let second = Duration::from_secs(1);
-        let registry = Registry::default();
-        let cell = session(2 * second, now);
-        registry.insert(Arc::clone(&cell));
-        registry.sweep(now + second);
-        cell.add_sent(1);
-        registry.sweep(now + 2 * second);
-        assert_eq!(cause(&cell), None);
-        registry.sweep(now + 4 * second);
-        assert_eq!(cause(&cell), Some(Cause::IdleTimeout));
-    }
-
-    #[test]
-    fn bytes_are_counted_once() {
-        let now = Instant::now();
-        let registry = Registry::default();
-        let cell = session(Duration::ZERO, now);
-        let key = registry.insert(Arc::clone(&cell));
-        cell.add_received(5);
-        registry.sweep(now);
-        cell.add_received(2);
-        registry.remove(key);
-        assert_eq!(cell.listener.received_bytes(), 7);
-    }
-}
+pub(super) mod tests;

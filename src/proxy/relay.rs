@@ -52,6 +52,8 @@ pub struct Relay {
     again: Option<Box<Again>>,
     /// The backend failed before it got or gave a byte.
     untouched: bool,
+    /// The client's first bytes are kept until they are whole, for a limited time.
+    is_opening: bool,
     follow: Option<Box<Follow>>,
 }
 
@@ -100,6 +102,7 @@ impl Relay {
             keepalive,
             again: again.filter(|_| !asked),
             untouched: false,
+            is_opening: false,
             follow: ends.follow,
         }
     }
@@ -155,7 +158,20 @@ impl Relay {
         {
             follow.note_client_end();
         }
+        self.note_opening();
         result
+    }
+
+    fn note_opening(&mut self) {
+        let is_opening = self.follow.as_ref().is_some_and(|it| it.holds_back());
+        if is_opening == self.is_opening {
+            return;
+        }
+        self.is_opening = is_opening;
+        match is_opening {
+            true => self.cell.begin_opening(Instant::now()),
+            false => self.cell.end_opening(),
+        }
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FlowError>> {
@@ -193,9 +209,16 @@ impl Relay {
         }
         self.cell.set_transaction(transaction);
         match transaction {
-            Transaction::Idle => self.cell.grace(),
+            Transaction::Idle => self.cell.grace().or_else(|| self.refused(follow)),
             Transaction::Unknown | Transaction::Open => None,
         }
+    }
+
+    /// A client that tries again at once would hear the same many times before the backend's
+    /// fate is decided.
+    fn refused(&self, follow: &Follow) -> Option<Cause> {
+        let ends = || self.cell.backend().is_some_and(|it| it.ends_refused());
+        (follow.is_refused() && ends()).then_some(Cause::BackendFenced)
     }
 
     /// Ends the session from our side, with last words where they can be understood.
@@ -234,7 +257,14 @@ impl Relay {
         let (side, error) = match error {
             FlowError::Read(error) => (reader, error),
             FlowError::Write(error) => (writer, error),
-            FlowError::Refused(_) => return Some(self.end(reader, Cause::BadProtocol)),
+            FlowError::Refused(words) => {
+                let words = Some(words).filter(|words| !words.is_empty());
+                return Some(match self.say_last(cx, words) {
+                    // A reset could overtake what was said.
+                    true => end(reader, Cause::BadProtocol),
+                    false => self.end(reader, Cause::BadProtocol),
+                });
+            }
         };
         if side == Side::Backend && self.is_untouched() && net::cause_of(&error) == Cause::Reset {
             self.untouched = true;
@@ -324,16 +354,6 @@ impl Future for Relay {
             return Poll::Ready(relay.sever(cx, cause));
         }
         let up = relay.poll_up(cx);
-        if let Poll::Ready(Err(FlowError::Refused(words))) = &up
-            && relay.client.try_say_last(cx, words)
-        {
-            // A reset could overtake what was said.
-            return Poll::Ready(SessionEnd {
-                side: Side::Client,
-                phase: Phase::Relay,
-                cause: Cause::BadProtocol,
-            });
-        }
         if let Some(end) = relay.settle(cx, Side::Client, Side::Backend, up) {
             return Poll::Ready(end);
         }

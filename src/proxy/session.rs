@@ -234,7 +234,8 @@ fn begin(greeted: Greeted, connected: Connected, shared: &Arc<Shared>) -> (Ends,
     let has_begun = !greeted.first_bytes.is_empty();
     let mut follow = greeted.dialect.follow(connected.peer, shared, has_begun);
     if let Some(follow) = &mut follow {
-        follow.see_answer(&mut answer);
+        // No protocol refuses what a session begins with.
+        let _ = follow.see_answer(&mut answer);
     }
     let ends = Ends {
         client: greeted.client,
@@ -373,6 +374,7 @@ impl Registration {
             accepted.entry.config.bind,
             accepted.entry.config.intent,
             accepted.entry.config.idle_timeout,
+            accepted.entry.config.handshake_timeout,
             Instant::now(),
         ));
         cell.set_client(accepted.peer);

@@ -45,4 +45,17 @@ impl Witness {
             self.shared.reporter.send(Report { backend, cause });
         }
     }
+
+    /// Tells the operator of what no honest server does.
+    pub fn accuse_of_robbery(&self) {
+        let warnings = &self.shared.refusal_warnings;
+        if let Some(admitted) = warnings.admit(Cause::BadProtocol, Instant::now()) {
+            tracing::warn!(
+                cluster = %self.peer.backend.cluster,
+                backend = %self.peer.backend.name,
+                suppressed = admitted.suppressed,
+                "a server asked for a client's local file that was not offered"
+            );
+        }
+    }
 }

@@ -50,7 +50,7 @@ pub struct Ejection {
 /// Why a backend gets no new sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exclusion {
-    /// Its weight is 0.
+    /// Its weight is 0, and it is not the primary that the listener wants.
     Weightless,
     /// Its name is not resolved.
     Unresolved,
@@ -67,7 +67,9 @@ pub enum Exclusion {
 impl BackendEntry {
     /// Why it gets no new sessions of this intent; `None` = it may be picked.
     pub fn exclusion(&self, intent: Intent) -> Option<Exclusion> {
-        if self.config.weight == 0 {
+        // There is nobody to share writes with: without it there would be no writes at all.
+        let is_wanted = intent.role == WantedRole::Primary && self.role == Role::Primary;
+        if self.config.weight == 0 && !is_wanted {
             return Some(Exclusion::Weightless);
         }
         if self.address.is_none() {

@@ -30,6 +30,9 @@ pub struct Fates {
     pub writes: Fate,
     /// Of those that came with this limit of lag.
     pub lagging: Vec<(MaxLag, Fate)>,
+    /// A session that came to write and was refused it need not wait for a verdict: it ends as
+    /// soon as it is in no transaction.
+    pub ends_refused: bool,
 }
 
 impl Fates {

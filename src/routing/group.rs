@@ -33,6 +33,9 @@ const MAX_RACES: usize = 8;
 /// of few sessions would hardly find out that it is well.
 const MIN_WARMTH: f64 = 0.1;
 
+/// Of a primary whose weight is 0: it has its group for itself.
+const LONE_WEIGHT: u32 = 100;
+
 /// Backends of one tier that may be picked. Never empty.
 #[derive(Debug)]
 pub(super) struct Tier {
@@ -223,9 +226,8 @@ fn tiers_of(
 /// Positions of the backends that may be picked.
 fn eligible(config: &ClusterConfig, backends: &[BackendEntry], intent: Intent) -> Vec<usize> {
     let all = |takes: &dyn Fn(&BackendEntry) -> bool| -> Vec<usize> {
-        let routable = |entry: &BackendEntry| entry.config.weight > 0 && entry.address.is_some();
         (0..backends.len())
-            .filter(|position| routable(&backends[*position]) && takes(&backends[*position]))
+            .filter(|position| takes(&backends[*position]))
             .collect()
     };
     let healthy = all(&|entry| entry.exclusion(intent).is_none());
@@ -242,7 +244,8 @@ fn eligible(config: &ClusterConfig, backends: &[BackendEntry], intent: Intent) -
     // Writes never fail open.
     let reads = intent.role != WantedRole::Primary;
     if reads && nobody && config.failover.panic == Panic::TryAll {
-        return all(&|entry| entry.admin == AdminState::Ready);
+        let routable = |entry: &BackendEntry| entry.config.weight > 0 && entry.address.is_some();
+        return all(&|entry| entry.admin == AdminState::Ready && routable(entry));
     }
     healthy
 }
@@ -269,7 +272,10 @@ fn group(
 ) -> Group {
     let members = positions.iter().map(|position| Member {
         name: Name::clone(&backends[*position].config.name),
-        weight: backends[*position].config.weight,
+        weight: match backends[*position].config.weight {
+            0 => LONE_WEIGHT,
+            weight => weight,
+        },
     });
     let balancer = Balancer::new(config.balance.policy, members.collect(), scale);
     let places = positions.into_iter().map(|backend| {

@@ -141,6 +141,16 @@ impl BackendHandle {
         *self.lock_fates() = fates;
     }
 
+    /// Control plane only: as [`Self::set_fates`], for the sessions that need the primary.
+    pub fn set_fate_of_writes(&self, fate: Fate) {
+        self.lock_fates().writes = fate;
+    }
+
+    /// Whether a session that came to write ends once it was refused that.
+    pub fn ends_refused(&self) -> bool {
+        self.lock_fates().ends_refused
+    }
+
     fn lock_fates(&self) -> MutexGuard<'_, Fates> {
         self.fates.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -230,6 +230,11 @@ impl TlsConnector {
             .map_err(printable)
     }
 
+    /// The same settings and files: a reload that changes neither keeps the value.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.client, &other.client)
+    }
+
     /// Of the certificate shown to the backends, if there is one.
     pub fn expiries(&self) -> &[CertificateExpiry] {
         &self.expiries

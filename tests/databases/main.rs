@@ -6,6 +6,7 @@
 
 mod harness;
 mod incidents;
+mod liars;
 mod mysql;
 mod patroni;
 #[allow(dead_code, reason = "another test binary needs the rest")]

@@ -20,12 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A write listener in front of all nodes.
 fn file(cluster: &PatroniCluster, bind: SocketAddr) -> String {
+    let check = "interval: 500ms, timeout: 400ms";
+    file_with(cluster, bind, cluster.node(0).rest().port(), check)
+}
+
+/// As [`file`], with another port of the REST API on each node's address, and these checks.
+pub fn file_with(cluster: &PatroniCluster, bind: SocketAddr, port: u16, check: &str) -> String {
     let backends = cluster.nodes().iter().map(|node| {
         let (name, addr) = (node.name(), node.addr());
         format!("      - {{name: {name}, address: \"{addr}\"}}\n")
     });
     let backends: String = backends.collect();
-    let port = cluster.node(0).rest().port();
     format!(
         "
 log: {{level: debug, format: json}}
@@ -34,7 +39,7 @@ clusters:
     protocol: postgres
     backends:
 {backends}
-    health_check: {{user: postgres, interval: 500ms, timeout: 400ms}}
+    health_check: {{user: postgres, {check}}}
     failover:
       hold: {{for: 25s, max_sessions: 100}}
       authority: {{kind: patroni, port: {port}}}
@@ -46,7 +51,7 @@ listeners:
 
 /// Waits until Evergate was told that this node leads.
 #[track_caller]
-fn names(evergate: &Evergate, node: &PatroniNode) {
+pub fn names(evergate: &Evergate, node: &PatroniNode) {
     let leader = format!("\"leader\":\"{}\"", node.addr());
     wait_until(PATIENCE, &leader, || {
         let mut lines = evergate.log_lines().into_iter().rev();
@@ -156,7 +161,7 @@ fn writes_follow_patronis_leader() {
 /// A `tcp` listener relays what a server says that has begun to shut down a moment ago: each of
 /// the four writers may come back to it once or twice before Evergate has heard.
 #[track_caller]
-fn expect_few_errors(verdict: &Verdict) {
+pub fn expect_few_errors(verdict: &Verdict) {
     assert_eq!(verdict.read_only_errors, 0, "{verdict}");
     assert!(verdict.failed_statements <= 4, "{verdict}");
     assert!(verdict.failed_connections <= 8, "{verdict}");

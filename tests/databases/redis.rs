@@ -12,7 +12,9 @@ use crate::support::evergate::Evergate;
 use crate::support::ports::free_addr;
 use crate::support::redis::redis_benchmark;
 use crate::support::redis::redis_cli;
+use crate::support::sentinel::RedisNode;
 use crate::support::sentinel::RedisSentinels;
+use crate::support::talk::rest;
 use crate::support::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -172,4 +174,48 @@ fn a_read_only_answer_is_noticed_long_before_the_next_check() {
     let took = demoted.elapsed();
     println!("noticed after {took:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+/// K8
+#[test]
+fn who_waits_for_news_is_told_when_the_primary_dies_or_hangs() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    for fault in [RedisNode::kill_9, RedisNode::freeze] {
+        let stage = Stage::checked_every("500ms");
+        let old = stage.cluster.node(0);
+        let waiting = [
+            &b"BLPOP nothing 0\r\n"[..],
+            b"XREAD BLOCK 0 STREAMS news $\r\n",
+            b"WAIT 9 0\r\n",
+            b"SUBSCRIBE news\r\n",
+        ]
+        .map(|command| client(stage.write, command));
+        wait_until(PATIENCE, "all of them wait", || {
+            let blocked = old.command("INFO clients").concat();
+            let subscribed = old.command("PUBSUB NUMSUB news");
+            blocked.contains("blocked_clients:3") && subscribed[1] == "1"
+        });
+        fault(old);
+        for mut stream in waiting {
+            // Nobody gets an answer, and nobody waits until the test's patience ends.
+            let said = rest(&mut stream);
+            let is_greeted = said.is_empty() || said.starts_with(b"*3\r\n$9\r\nsubscribe\r\n");
+            assert!(is_greeted, "{}", said.escape_ascii());
+        }
+
+        // The Sentinels find another one, and waiting works there.
+        wait_until(PATIENCE, "another primary", || {
+            says(stage.write, &["SET", "ready", "1"]) == "OK"
+        });
+        let new = stage.cluster.node(1);
+        let mut popping = client(stage.write, b"BLPOP queue 0\r\n");
+        wait_until(PATIENCE, "BLPOP blocks", || {
+            let clients = new.command("INFO clients").concat();
+            clients.contains("blocked_clients:1")
+        });
+        assert_eq!(says(stage.write, &["RPUSH", "queue", "job"]), "1");
+        let mut popped = [0; 24];
+        popping.read_exact(&mut popped).unwrap();
+        assert_eq!(&popped, b"*2\r\n$5\r\nqueue\r\n$3\r\njob\r\n");
+    }
 }

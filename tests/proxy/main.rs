@@ -14,6 +14,7 @@ mod harness;
 mod hot_swap;
 mod incidents;
 mod lifecycle;
+mod mysql;
 mod network;
 mod observability;
 #[allow(dead_code, reason = "another test binary needs the rest")]
@@ -21,6 +22,7 @@ mod observability;
 mod pki;
 mod policies;
 mod postgres;
+mod redis;
 mod reload;
 mod resources;
 mod security;

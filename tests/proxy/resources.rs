@@ -23,6 +23,7 @@ use crate::support::PATIENCE;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::End;
+use crate::support::disk::Disk;
 use crate::support::evergate::BINARY;
 use crate::support::evergate::Evergate;
 use crate::support::evergate::Until;
@@ -175,7 +176,7 @@ fn a_fifth_of_a_core_is_enough_to_see_that_backends_are_up() {
 fn a_full_disk_under_the_log_costs_only_lines() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let disk = Disk::of("256k");
-    let target = disk.dir.path().join("log");
+    let target = disk.path().join("log");
     let served = Logging::to(&format!("2>{}", target.display()));
     wait_until(PATIENCE, "the disk is full", || {
         served.some_sessions(500);
@@ -446,28 +447,6 @@ impl Logging {
         assert_eq!(self.evergate.get("/readyz").status, 200);
         let status = self.evergate.stop(PATIENCE);
         assert!(status.success(), "{status:?}");
-    }
-}
-
-/// A file system of its own that is full soon.
-struct Disk {
-    dir: tempfile::TempDir,
-}
-
-impl Disk {
-    fn of(size: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (size, place) = (format!("size={size}"), dir.path().to_str().unwrap());
-        run(&["mount", "-t", "tmpfs", "-o", &size, "tmpfs", place]);
-        Self { dir }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let place = self.dir.path().to_str().unwrap();
-        // Lazily: the one who logs to it may still have to end.
-        output_of(&["umount", "--lazy", place], &[]);
     }
 }
 

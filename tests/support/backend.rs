@@ -225,3 +225,17 @@ async fn answer_requests(
     }
     Ok(())
 }
+
+/// A server that runs this script for every connection, for as long as the process lives.
+pub fn server(script: impl Fn(std::net::TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let script = Arc::new(script);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let script = Arc::clone(&script);
+            std::thread::spawn(move || script(stream));
+        }
+    });
+    address
+}

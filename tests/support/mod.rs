@@ -12,6 +12,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod disk;
 pub mod etcd;
 pub mod evergate;
 pub mod hello;

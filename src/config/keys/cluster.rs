@@ -91,7 +91,7 @@ pub(in crate::config) static BACKEND: Section = Section {
             "weight",
             Kind::Count(0, crate::config::MAX_WEIGHT as u64),
             Is("100"),
-            "Share of new sessions relative to the others; 0 = no new sessions.",
+            "Share of new sessions relative to the others; 0 = no new sessions, except as the primary.",
         ),
         key("zone", Kind::Name, Absent, "Where it runs."),
         key(

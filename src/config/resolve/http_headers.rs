@@ -137,9 +137,9 @@ fn read_values(
 /// What is secret is marked, so that nothing that prints a configuration shows it.
 pub(super) fn read_value(node: &Node, name: &HeaderName) -> Result<HeaderValue, Wrong> {
     let is_secret = is_secret(name);
-    let unsaid = |wrong: Wrong| Wrong {
-        message: format!("this is not a value that `{name}` can have"),
-        ..wrong
+    let unsaid = |_| {
+        let help = "write printable ASCII characters on one line, without spaces around them";
+        Wrong::new(format!("this is not a value that `{name}` can have"), help)
     };
     let parsed = request::header_value(node);
     let mut value = parsed.map_err(|wrong| if is_secret { unsaid(wrong) } else { wrong })?;

@@ -41,6 +41,8 @@ pub(super) enum Presence {
     /// Its first verdict is on its way.
     Unheard,
     Insists,
+    /// It insists, on a lower timeline than the highest.
+    Outgrown,
 }
 
 pub(super) fn of(memory: &Memory, candidate: &Candidate) -> Claim {
@@ -149,10 +151,10 @@ pub(super) fn presence(
     }
     let is_primary = of(memory, established) == Claim::Primary && established.quarantine.is_none();
     // On a lower timeline it still takes writes; a foreign or diverged one is another database.
-    let bar = bar(memory, established, everybody);
-    match is_primary && matches!(bar, None | Some(Cause::StaleTimeline)) {
-        true => Presence::Insists,
-        false => Presence::Gone,
+    match bar(memory, established, everybody) {
+        None if is_primary => Presence::Insists,
+        Some(Cause::StaleTimeline) if is_primary => Presence::Outgrown,
+        _ => Presence::Gone,
     }
 }
 
@@ -160,7 +162,7 @@ pub(super) fn presence(
 fn has_stopped(cause: Cause) -> bool {
     matches!(
         cause,
-        Cause::ConnectRefused | Cause::StartingUp | Cause::ShuttingDown
+        Cause::ConnectRefused | Cause::StartingUp | Cause::ShuttingDown | Cause::Crashed
     )
 }
 

@@ -109,15 +109,21 @@ impl Failover {
         let rivals: Vec<usize> = rivals.collect();
         match claim::presence(&self.memory, &candidates[old], candidates) {
             Presence::Gone => choose(&self.memory, candidates, claimants, established),
+            // The higher timeline began while it was away, or while nobody was written to by us.
+            Presence::Outgrown if !self.is_live => {
+                choose(&self.memory, candidates, claimants, established)
+            }
             Presence::Unheard => Verdict::Awaiting { established: old },
             Presence::Insists if rivals.is_empty() => Verdict::Primary(old),
-            Presence::Insists => match self.stand_off(candidates, old, &rivals) {
-                // It answers again, but is not healthy yet.
-                Verdict::Primary(old) if !claimants.contains(&old) => {
-                    Verdict::Awaiting { established: old }
+            Presence::Insists | Presence::Outgrown => {
+                match self.stand_off(candidates, old, &rivals) {
+                    // It answers again, but is not healthy yet.
+                    Verdict::Primary(old) if !claimants.contains(&old) => {
+                        Verdict::Awaiting { established: old }
+                    }
+                    verdict => verdict,
                 }
-                verdict => verdict,
-            },
+            }
         }
     }
 
@@ -125,7 +131,9 @@ impl Failover {
     fn stand_off(&self, candidates: &[Candidate], old: usize, rivals: &[usize]) -> Verdict {
         let has_answered = |rival: &usize| {
             let since = self.claiming_since.get(&**candidates[*rival].name);
-            since.is_some_and(|since| candidates[old].observed > *since)
+            // Full of sessions it may never answer more than that: it takes their writes.
+            let answered = candidates[old].full.unwrap_or(candidates[old].observed);
+            since.is_some_and(|since| answered > *since)
         };
         let is_behind = |rival: &usize| covers(&candidates[old], &candidates[*rival]);
         if rivals

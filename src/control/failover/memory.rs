@@ -18,6 +18,9 @@ const MAX_DEPOSED: usize = 64;
 pub struct Memory {
     /// The backend that was last written to, by its configured name.
     pub(super) established: Option<String>,
+    /// A split brain was seen, and nobody was written to since: a restart must not decide it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_contested: bool,
     /// Oldest first.
     pub(super) deposed: Vec<Deposed>,
     pub(super) postgres: PostgresMemory,

@@ -29,6 +29,7 @@ use crate::cluster::Name;
 use crate::cluster::Role;
 use crate::control::evidence::Authority;
 use crate::control::evidence::Evidence;
+use crate::control::failover::claim::Presence;
 use crate::control::failover::claim::Standing;
 use crate::control::failover::contest::Verdict;
 
@@ -50,6 +51,9 @@ pub struct Candidate<'a> {
     pub observed: u64,
     /// Why a probe after that one failed, if one did. `health` may still be `Up` then.
     pub failed: Option<Cause>,
+    /// The number of that probe, if the answer was that there is no connection left: it lives, and
+    /// says nothing new.
+    pub full: Option<u64>,
     /// Why traffic has proved since that it takes no writes.
     pub quarantine: Option<Cause>,
     /// As configured; an authority's leader is matched by this or `address`, and by `port`.
@@ -91,6 +95,9 @@ pub struct Failover {
     is_settled: bool,
     /// An authority's leader that another was promoted out of is not written to.
     doubts_leader: bool,
+    /// This process has written to the established primary and has not seen it gone since, or a
+    /// split brain is undecided: a higher timeline was promoted beside it, and does not win by that.
+    is_live: bool,
     /// Who claims to be primary, since which probe: only those started later can have
     /// seen how the others answered to it.
     claiming_since: BTreeMap<String, u64>,
@@ -99,6 +106,7 @@ pub struct Failover {
 impl Failover {
     pub fn new(memory: Memory) -> Self {
         Self {
+            is_live: memory.is_contested,
             memory,
             is_settled: false,
             doubts_leader: true,
@@ -131,10 +139,12 @@ impl Failover {
         self.learn(candidates);
         let standings = self.standings(candidates);
         self.note_claims(candidates, &standings, last_started);
+        self.note_absence(candidates);
         let verdict = self.verdict(candidates, &standings, authority);
         if let Verdict::Primary(winner) = verdict {
             self.establish(candidates, winner, standings[winner]);
         }
+        self.note_verdict(&verdict);
         // Once more: the memory may speak against others now.
         let standings = self.standings(candidates);
         let has_leader = matches!(authority, Some(Authority::Leader { .. }));
@@ -199,6 +209,21 @@ impl Failover {
             since.insert(candidate.name.to_string(), known.unwrap_or(last_started));
         }
         self.claiming_since = since;
+    }
+
+    fn note_absence(&mut self, candidates: &[Candidate]) {
+        let is_established = |candidate: &&Candidate| self.memory.is_established(candidate.name);
+        let established = candidates.iter().find(is_established);
+        let presence = established.map(|old| claim::presence(&self.memory, old, candidates));
+        self.is_live &= presence.is_some_and(|it| it != Presence::Gone);
+    }
+
+    fn note_verdict(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Primary(_) => (self.is_live, self.memory.is_contested) = (true, false),
+            Verdict::SplitBrain { .. } => self.memory.is_contested = true,
+            _ => {}
+        }
     }
 
     /// It is written to from now on, or still is.

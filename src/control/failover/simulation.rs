@@ -102,6 +102,7 @@ struct Seen {
     evidence: Evidence,
     observed: u64,
     failed: Option<Cause>,
+    full: Option<u64>,
     flight: Option<Flight>,
 }
 
@@ -115,6 +116,7 @@ impl Seen {
             evidence: Evidence::Silent,
             observed: 0,
             failed: None,
+            full: None,
             flight: None,
         }
     }
@@ -127,6 +129,7 @@ impl Seen {
             evidence: &self.evidence,
             observed: self.observed,
             failed: self.failed,
+            full: self.full,
             quarantine: None,
             host: &self.name,
             address: None,
@@ -147,6 +150,8 @@ struct World {
     primary: Option<usize>,
     /// The last one that was written to.
     established: Option<usize>,
+    /// It was written to since the start, and has not been gone since; or nothing decides.
+    is_live: bool,
     /// The highest timeline that was ever delivered.
     highest_seen: u32,
     log: Vec<Event>,
@@ -166,6 +171,7 @@ impl World {
             saved: serde_json::to_string(&Memory::default()).unwrap(),
             primary: None,
             established: None,
+            is_live: false,
             highest_seen: 0,
             log: Vec::new(),
             tally: Tally::default(),
@@ -191,7 +197,8 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let memory = serde_json::from_str(&self.saved).unwrap();
+        let memory: Memory = serde_json::from_str(&self.saved).unwrap();
+        self.is_live = memory.is_contested;
         self.failover = Failover::new(memory);
         for seen in &mut self.seen {
             *seen = Seen::new(Name::clone(&seen.name));
@@ -237,12 +244,18 @@ impl World {
                 seen.evidence = evidence;
                 seen.observed = number;
                 seen.failed = None;
+                seen.full = None;
                 seen.failures = 0;
                 seen.health = Health::Up;
                 seen.health_cause = Cause::CheckPassed;
             }
             Err(cause) => {
                 seen.failed = Some(cause);
+                seen.full = (cause == Cause::TooManyConnections).then_some(number);
+                if seen.full.is_some() && seen.health == Health::Up {
+                    seen.failures = 0;
+                    return;
+                }
                 seen.failures += 1;
                 if seen.health == Health::Unknown || seen.failures >= fall {
                     seen.health = Health::Down;
@@ -264,6 +277,8 @@ impl World {
         for wanted in &decision.wants_fresh {
             assert!(decision.primary.is_none() && *wanted < candidates.len());
         }
+        let established = self.established.map(|before| &candidates[before]);
+        self.is_live &= !established.is_none_or(has_yielded);
         if let Some(primary) = decision.primary {
             if let Evidence::Postgres(evidence) = candidates[primary].evidence {
                 assert!(evidence.timeline >= self.highest_seen, "a stale timeline");
@@ -271,10 +286,13 @@ impl World {
             let before = self.established.filter(|before| *before != primary);
             if let Some(before) = before {
                 let before = &candidates[before];
-                assert!(has_yielded(before), "{} still writes", before.name);
+                let is_outlived = !self.is_live && is_below(before, self.highest_seen);
+                let may_go_on = has_yielded(before) || is_outlived;
+                assert!(may_go_on, "{} still writes", before.name);
                 self.tally.failovers += 1;
             }
             self.established = Some(primary);
+            self.is_live = true;
         }
         let roles = decision.roles.iter();
         let fenced = roles.filter(|(role, _)| *role == Role::Fenced);
@@ -299,6 +317,11 @@ pub fn has_yielded(candidate: &Candidate) -> bool {
     let is_up = candidate.health == Health::Up && candidate.failed != Some(Cause::ConnectRefused);
     let insists = is_up && takes_writes && candidate.quarantine.is_none();
     candidate.health != Health::Unknown && !insists
+}
+
+/// It is on a lower timeline than this.
+pub fn is_below(candidate: &Candidate, timeline: u32) -> bool {
+    matches!(candidate.evidence, Evidence::Postgres(it) if it.timeline < timeline)
 }
 
 /// The cause explains the role.

@@ -243,6 +243,28 @@ fn a_primary_that_steps_down_first_makes_a_switchover() {
     assert_eq!(story.the_incident().kind, Kind::Switchover);
 }
 
+/// Went wrong once: the processes of a killed PostgreSQL say 57P01, as when it is shut down.
+#[test]
+fn a_primary_that_has_died_makes_a_failover_whatever_its_processes_say() {
+    let mut story = Story::new(true, &["pg1", "pg2"]);
+    story.failed("pg1", Cause::Crashed);
+    story.role("pg1", Role::Fenced, Cause::Crashed, Some(1));
+    story.settle();
+    story.dies("pg1").later(100);
+    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
+    story.settle();
+    assert_eq!(story.the_incident().kind, Kind::Failover);
+    // Also when it is started as a replica before the other is promoted.
+    let mut story = Story::new(true, &["pg1", "pg2"]);
+    story.dies("pg1").later(100);
+    story.health("pg1", Health::Up, Cause::CheckPassed);
+    story.role("pg1", Role::Replica, Cause::ClaimsReplica, Some(1));
+    story.settle().later(100);
+    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
+    story.settle();
+    assert_eq!(story.the_incident().kind, Kind::Failover);
+}
+
 #[test]
 fn one_decision_that_replaces_the_primary_is_an_incident_too() {
     let mut story = Story::new(true, &["pg1", "pg2"]);

@@ -76,15 +76,15 @@ pub fn recall() -> (Recall, Recalled) {
 }
 
 impl Recall {
-    /// The link, if it still rests and was logged in to this very target.
-    pub async fn take(self, target: &Arc<Target>) -> Option<Link> {
+    /// The link, if it still rests and a new one would be opened in the same way.
+    pub async fn take(self, target: &Target) -> Option<Link> {
         let (give, taken) = oneshot::channel();
         self.0.send(give).ok()?;
         let resting: Resting = taken.await.ok()?;
-        if Arc::ptr_eq(&resting.target, target) {
+        if resting.target.connects_like(target) {
             return Some(resting.link);
         }
-        // The file has changed: user, password or certificates may have, too.
+        // Another address, user, password or certificate: the old one proves nothing about it.
         resting.link.close().await;
         None
     }

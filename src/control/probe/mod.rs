@@ -62,6 +62,25 @@ pub struct Target {
     pub tls: Option<TlsConnector>,
 }
 
+impl Target {
+    /// A link that was opened for one of them serves the other: a reload that changes neither
+    /// costs the database no login.
+    fn connects_like(&self, other: &Self) -> bool {
+        let (one, two) = (&self.cluster, &other.cluster);
+        let has_same_tls = match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(one), Some(two)) => one.is_same(two),
+            _ => false,
+        };
+        has_same_tls
+            && (&self.backend.host, self.backend.port) == (&other.backend.host, other.backend.port)
+            && one.health_check.port == two.health_check.port
+            && one.health_check.kind == two.health_check.kind
+            && one.connect.source == two.connect.source
+            && one.tls == two.tls
+    }
+}
+
 /// What one probe saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {

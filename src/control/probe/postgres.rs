@@ -344,6 +344,7 @@ fn cause_of(error: &ServerError) -> Cause {
             Cause::ShuttingDown
         }
         SqlState::CANNOT_CONNECT_NOW => Cause::StartingUp,
+        SqlState::ADMIN_SHUTDOWN if error.is_orphaned() => Cause::Crashed,
         SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN => Cause::ShuttingDown,
         SqlState::QUERY_CANCELED => Cause::CheckTimeout,
         _ => match sqlstate.as_str() {

@@ -17,6 +17,7 @@ use crate::control::backend::BackendState;
 use crate::control::core::Core;
 use crate::control::evidence::Evidence;
 use crate::control::failover::simulation::has_yielded;
+use crate::control::failover::simulation::is_below;
 use crate::control::health::is_proof;
 use crate::control::simulation::Tally;
 use crate::control::simulation::client::is_write;
@@ -45,6 +46,8 @@ pub struct Checks {
     target: Option<Target>,
     /// Who was written to last, whether or not anybody is now.
     established: Option<BackendId>,
+    /// It has not been gone since.
+    is_live: bool,
     /// When the last table was published.
     published: Option<Instant>,
     /// Since when there has been somebody for each intent without a pause.
@@ -100,9 +103,13 @@ impl Checks {
     pub fn decided(&mut self, core: &Core) -> bool {
         let states = core.clusters().flat_map(|it| &it.backends);
         let states: Vec<&BackendState> = states.collect();
+        let mut checked = states.iter().filter(|it| it.is_checked());
+        let established = checked.find(|it| Some(it.handle.id) == self.established);
+        self.is_live &= established.is_some_and(|it| !has_yielded(&it.candidate()));
         let Some(primary) = states.iter().find(|it| it.role == Role::Primary) else {
             return false;
         };
+        let was_live = std::mem::replace(&mut self.is_live, true);
         let before = self.established.replace(primary.handle.id);
         let Some(before) = before.filter(|before| *before != primary.handle.id) else {
             return false;
@@ -110,7 +117,10 @@ impl Checks {
         let mut others = states.iter();
         let before = others.find(|it| it.handle.id == before && it.is_checked());
         if let Some(before) = before.map(|it| it.candidate()) {
-            assert!(has_yielded(&before), "{} still writes", before.name);
+            let highest = self.highest.map_or(0, |(timeline, _)| timeline);
+            let is_outlived = !was_live && is_below(&before, highest);
+            let may_go_on = has_yielded(&before) || is_outlived;
+            assert!(may_go_on, "{} still writes", before.name);
         }
         true
     }

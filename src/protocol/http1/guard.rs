@@ -63,6 +63,8 @@ pub struct Guard {
     limits: Limits,
     state: State,
     line: LineReader,
+    /// Of the request under way, as long as its head is.
+    head: Head,
     upgrade: Upgrade,
     requests: u64,
 }
@@ -73,7 +75,7 @@ enum State {
     Start {
         after_empty_line: bool,
     },
-    Fields(Head),
+    Fields,
     /// So many bytes of a body are to come.
     Body(u64),
     /// Within a body of chunks of which so many bytes have been announced.
@@ -116,6 +118,7 @@ impl Guard {
                 after_empty_line: false,
             },
             line: LineReader::default(),
+            head: Head::default(),
             upgrade: Upgrade::None,
             requests: 0,
         }
@@ -162,7 +165,7 @@ impl Guard {
     pub fn is_in_head(&self) -> bool {
         match self.state {
             State::Start { .. } => self.line.is_inside(),
-            State::Fields(_) => true,
+            State::Fields => true,
             _ => false,
         }
     }
@@ -216,6 +219,26 @@ impl Guard {
                 }
                 Ok(taken)
             }
+            State::Fields => {
+                // All the lines that are there at once: this is where requests are fast or not.
+                let mut taken = 0;
+                let framing = loop {
+                    let max_bytes = self.head.max_field_bytes(&self.limits);
+                    let rest = &input[taken..];
+                    let Some(line) = self.line.next(rest, max_bytes, Violation::HeadTooLarge)?
+                    else {
+                        return Ok(input.len());
+                    };
+                    taken += line.consumed;
+                    if line.text.is_empty() {
+                        break self.head.end(&self.limits)?;
+                    }
+                    self.head.add(&line.text, &self.limits)?;
+                };
+                let wants_upgrade = self.head.wants_upgrade();
+                self.begin_body(framing, wants_upgrade);
+                Ok(taken)
+            }
             _ => {
                 let (max_bytes, too_long) = self.max_line();
                 let Some(line) = self.line.next(input, max_bytes, too_long)? else {
@@ -230,7 +253,6 @@ impl Guard {
     /// The longest line that may come here, and what a longer one is refused as.
     fn max_line(&self) -> (usize, Violation) {
         match &self.state {
-            State::Fields(head) => (head.max_field_bytes(&self.limits), Violation::HeadTooLarge),
             State::ChunkSize { .. } => (MAX_CHUNK_LINE_BYTES, Violation::ChunkSize),
             State::ChunkEnd { .. } => (0, Violation::ChunkEnd),
             State::Trailers { bytes, .. } => {
@@ -250,12 +272,6 @@ impl Guard {
                 }
                 *after_empty_line = true;
             }
-            State::Fields(head) if text.is_empty() => {
-                let framing = head.end(&self.limits)?;
-                let wants_upgrade = head.wants_upgrade();
-                self.begin_body(framing, wants_upgrade);
-            }
-            State::Fields(head) => head.add(text, &self.limits)?,
             State::ChunkSize { announced } => {
                 let announced = *announced;
                 self.begin_chunk(announced, text)?;
@@ -273,7 +289,10 @@ impl Guard {
                     return Err(Violation::TrailersTooLarge);
                 }
             }
-            _ => self.state = State::Fields(Head::begin(text, &self.limits)?),
+            _ => {
+                self.head.begin(text, &self.limits)?;
+                self.state = State::Fields;
+            }
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! What a request's head says about where the request ends and whom it is for.
 
 use super::guard::Limits;
-use super::scan::token_length;
+use super::scan::is_token;
+use super::scan::position;
 use super::scan::trim;
 use super::target;
 use super::violation::Violation;
@@ -76,16 +77,17 @@ impl Head {
         }
     }
 
-    pub fn begin(line: &[u8], limits: &Limits) -> Result<Self, Violation> {
-        let (method, rest) = line.split_at(token_length(line));
+    /// Forgets the head before.
+    pub fn begin(&mut self, line: &[u8], limits: &Limits) -> Result<(), Violation> {
+        let end = position(line, b' ').ok_or(Violation::RequestLine)?;
+        let (method, rest) = (&line[..end], &line[end + 1..]);
+        if !is_token(method) {
+            return Err(Violation::RequestLine);
+        }
         if method.len() > MAX_METHOD_BYTES {
             return Err(Violation::Method);
         }
-        let is_method = !method.is_empty();
-        let rest = rest.strip_prefix(b" ").filter(|_| is_method);
-        let (target, version) = rest
-            .and_then(|rest| rest.split_last_chunk::<9>())
-            .ok_or(Violation::RequestLine)?;
+        let (target, version) = rest.split_last_chunk::<9>().ok_or(Violation::RequestLine)?;
         let is_http_1_0 = match version {
             b" HTTP/1.1" => false,
             b" HTTP/1.0" => true,
@@ -107,13 +109,14 @@ impl Head {
         if is_connect && !limits.allow_connect {
             return Err(Violation::Connect);
         }
-        Ok(Self {
+        *self = Self {
             is_http_1_0,
             is_connect,
             authority: authority.map(Box::from),
             bytes: line.len() + 2,
             ..Self::default()
-        })
+        };
+        Ok(())
     }
 
     /// The longest line that may come next.
@@ -131,11 +134,7 @@ impl Head {
             6 if name.eq_ignore_ascii_case(b"cookie") => {
                 self.fields += value.iter().filter(|byte| **byte == b';').count();
             }
-            6 if name.eq_ignore_ascii_case(b"expect") => {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Violation::Expectation);
-                }
-            }
+            6 if name.eq_ignore_ascii_case(b"expect") => expect(value)?,
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade(value),
             14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value)?,
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
@@ -233,11 +232,19 @@ impl Head {
     }
 }
 
+/// The only expectation there is (RFC 9110, section 10.1.1).
+fn expect(value: &[u8]) -> Result<(), Violation> {
+    if value.eq_ignore_ascii_case(b"100-continue") {
+        return Ok(());
+    }
+    Err(Violation::Expectation)
+}
+
 /// Whether a field may come after a body.
 pub fn check_trailer(line: &[u8]) -> Result<(), Violation> {
     let (name, _) = field(line)?;
-    let is_never = |never: &&[u8]| name.eq_ignore_ascii_case(never);
-    if NEVER_TRAILERS.iter().any(|never| is_never(never)) {
+    let mut never = NEVER_TRAILERS.iter();
+    if never.any(|never| name.eq_ignore_ascii_case(never)) {
         return Err(Violation::Trailer);
     }
     Ok(())
@@ -245,13 +252,14 @@ pub fn check_trailer(line: &[u8]) -> Result<(), Violation> {
 
 /// `name: value` with nothing between name and colon (RFC 9112, section 5).
 fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
-    let (name, rest) = line.split_at(token_length(line));
-    match rest {
-        [b':', value @ ..] if !name.is_empty() && name.len() <= MAX_NAME_BYTES => {
-            Ok((name, trim(value)))
-        }
-        [b' ' | b'\t', ..] if name.is_empty() => Err(Violation::FoldedField),
-        [b' ' | b'\t', ..] => Err(Violation::SpaceBeforeColon),
-        _ => Err(Violation::FieldName),
+    let end = position(line, b':').unwrap_or(line.len());
+    let name = &line[..end];
+    if !is_token(name) || name.len() > MAX_NAME_BYTES || end == line.len() {
+        return Err(match line {
+            [b' ' | b'\t', ..] => Violation::FoldedField,
+            _ if matches!(name, [.., b' ' | b'\t']) => Violation::SpaceBeforeColon,
+            _ => Violation::FieldName,
+        });
     }
+    Ok((name, trim(&line[end + 1..])))
 }

@@ -22,6 +22,7 @@ pub struct Line<'a> {
 impl LineReader {
     /// The line that `input` continues, if it ends there; otherwise all of `input` was taken.
     /// A line of more than `max_bytes`, its end not counted, is refused as `too_long`.
+    #[inline]
     pub fn next<'a>(
         &mut self,
         input: &'a [u8],

@@ -4,6 +4,11 @@ const TOKEN: u8 = 1;
 const PATH: u8 = 2;
 const QUERY: u8 = 4;
 const HOST: u8 = 8;
+/// Allowed in a path and in a query, or between them.
+const PLAIN: u8 = 16;
+
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGH_BITS: u64 = ONES << 7;
 
 /// For each byte the places where it is allowed.
 static CLASSES: [u8; 256] = classes();
@@ -29,35 +34,54 @@ const fn class(byte: u8) -> u8 {
     let is_query = matches!(byte, b'!' | b'$'..=b';' | b'=' | b'?'..=b'~');
     let is_path = (is_query && !matches!(byte, b'?' | b'\\' | b'`')) || byte == b'"';
     let is_host = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let is_plain = is_path && is_query || byte == b'?';
     (is_token as u8 * TOKEN)
         | (is_path as u8 * PATH)
         | (is_query as u8 * QUERY)
         | (is_host as u8 * HOST)
+        | (is_plain as u8 * PLAIN)
 }
 
-/// How many of the first bytes are those of a token (RFC 9110, 5.6.2).
-pub fn token_length(bytes: &[u8]) -> usize {
-    length_of(bytes, TOKEN)
+/// Whether these are a token (RFC 9110, 5.6.2).
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && are_all(bytes, TOKEN)
 }
 
 /// Whether these are a path, and what comes after its `?`.
 pub fn is_path_and_query(bytes: &[u8]) -> bool {
-    match bytes[length_of(bytes, PATH)..].split_first() {
-        None => true,
-        Some((b'?', query)) => length_of(query, QUERY) == query.len(),
-        Some(_) => false,
+    if are_all(bytes, PLAIN) {
+        return true;
     }
+    let end = bytes.iter().position(|byte| *byte == b'?');
+    let (path, query) = bytes.split_at(end.unwrap_or(bytes.len()));
+    are_all(path, PATH) && are_all(query, QUERY)
 }
 
 pub fn is_host_name(bytes: &[u8]) -> bool {
-    length_of(bytes, HOST) == bytes.len()
+    are_all(bytes, HOST)
 }
 
-fn length_of(bytes: &[u8], class: u8) -> usize {
-    let other = bytes
+/// Without a way out in the middle: nearly all bytes are what they should be.
+fn are_all(bytes: &[u8], class: u8) -> bool {
+    let common = bytes
         .iter()
-        .position(|byte| CLASSES[usize::from(*byte)] & class == 0);
-    other.unwrap_or(bytes.len())
+        .fold(class, |common, byte| common & CLASSES[usize::from(*byte)]);
+    common != 0
+}
+
+/// Where this byte is first, in lines too short for a call of memchr to be worth it.
+pub fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk::<8>() {
+        let differs = u64::from_le_bytes(*word) ^ (ONES * u64::from(wanted));
+        let found = differs.wrapping_sub(ONES) & !differs & HIGH_BITS;
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = bytes[at..].iter().position(|byte| *byte == wanted);
+    rest.map(|found| at + found)
 }
 
 /// Spaces and tabs around a field's value do not belong to it (OWS).
@@ -88,8 +112,6 @@ pub fn text_length(bytes: &[u8]) -> usize {
 /// Eight bytes at once, as in "Bit Twiddling Hacks" (`hasless`, `haszero`): the lowest bit that
 /// is set is exact, those above it may be wrong.
 fn first_below_space_or_delete(word: [u8; 8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH_BITS: u64 = ONES << 7;
     let word = u64::from_le_bytes(word);
     let below_space = word.wrapping_sub(ONES * 0x20) & !word;
     let not_delete = word ^ (ONES * 0x7f);
@@ -127,6 +149,10 @@ mod tests {
         ) {
             let slow = bytes.iter().position(|byte| byte.is_ascii_control() && *byte != b'\t');
             prop_assert_eq!(text_length(&bytes), slow.unwrap_or(bytes.len()));
+            for wanted in [b' ', b'\t', 0x7f, 0x80] {
+                let slow = bytes.iter().position(|byte| *byte == wanted);
+                prop_assert_eq!(position(&bytes, wanted), slow);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::scan::is_host_name;
 use super::scan::is_path_and_query;
+use super::scan::position;
 use super::violation::Violation;
 
 /// A name of 253 bytes, a colon and a port, with room for an address in brackets.
@@ -31,7 +32,7 @@ fn absolute(target: &[u8]) -> Result<&[u8], Violation> {
         .find(|scheme| starts_with_ignoring_case(target, scheme))
         .map(|scheme| scheme.len());
     let rest = &target[scheme_length.ok_or(Violation::Target)?..];
-    let end = rest.iter().position(|byte| *byte == b'/');
+    let end = position(rest, b'/');
     let (authority, path) = rest.split_at(end.unwrap_or(rest.len()));
     if authority.is_empty() || !is_authority(authority) || !is_path_and_query(path) {
         return Err(Violation::Target);
@@ -45,7 +46,7 @@ pub fn is_authority(bytes: &[u8]) -> bool {
         return false;
     }
     if let Some(literal) = bytes.strip_prefix(b"[") {
-        let Some(end) = literal.iter().position(|byte| *byte == b']') else {
+        let Some(end) = position(literal, b']') else {
             return false;
         };
         let address = &literal[..end];
@@ -53,7 +54,7 @@ pub fn is_authority(bytes: &[u8]) -> bool {
             .is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
         return is_address && is_port(&literal[end + 1..]);
     }
-    let end = bytes.iter().position(|byte| *byte == b':');
+    let end = position(bytes, b':');
     let (name, port) = bytes.split_at(end.unwrap_or(bytes.len()));
     is_host_name(name) && is_port(port) && (port.is_empty() || !name.is_empty())
 }

@@ -74,6 +74,8 @@ pub struct SessionFollower {
     pending: VecDeque<Answer>,
     /// The client sends a file, up to an empty packet.
     is_sending_file: bool,
+    /// The server has asked for a file although the client cannot have offered one.
+    is_robbed: bool,
     /// What the server last said, if nothing since has put it in doubt.
     status: Option<Status>,
     /// Result sets that are kept open for COM_STMT_FETCH.
@@ -106,6 +108,7 @@ impl SessionFollower {
             capabilities: Capabilities::default(),
             pending: VecDeque::new(),
             is_sending_file: false,
+            is_robbed: false,
             status: None,
             cursors: 0,
         }
@@ -137,6 +140,18 @@ impl SessionFollower {
     /// Nothing more will be learned: the caller may stop feeding bytes.
     pub fn is_transparent(&self) -> bool {
         self.phase == Phase::Transparent
+    }
+
+    /// The server has asked for one of the client's files, and the client either has not agreed
+    /// to `LOAD DATA LOCAL` or has sent a statement that is none. Nothing of what was read
+    /// last may reach the client: many would send whatever file is named.
+    pub fn is_robbed(&self) -> bool {
+        self.is_robbed
+    }
+
+    /// What the server says next begins a message.
+    pub fn is_between_answers(&self) -> bool {
+        self.server.is_between_messages()
     }
 
     /// Takes bytes on their way from the client to the server.
@@ -294,8 +309,13 @@ impl SessionFollower {
             return;
         };
         let command = answer.command;
+        let may_load_files = answer.may_load_files(self.capabilities);
         match answer.on_message(&self.server, self.capabilities, self.status) {
             Outcome::Continues => {}
+            Outcome::WantsFile if !may_load_files => {
+                self.become_transparent();
+                self.is_robbed = true;
+            }
             Outcome::WantsFile if self.client.is_between_messages() => self.is_sending_file = true,
             Outcome::WantsFile | Outcome::Lost => self.become_transparent(),
             Outcome::Unchanged => {

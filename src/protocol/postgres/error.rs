@@ -99,9 +99,21 @@ pub struct ServerError {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
+    /// The server's function that says it: never translated, other than the message.
+    pub routine: Option<String>,
 }
 
 impl ServerError {
+    /// 57P01 because the postmaster has died: nobody has ordered that (`be-secure.c`).
+    #[must_use]
+    pub fn is_orphaned(&self) -> bool {
+        self.sqlstate == Some(SqlState::ADMIN_SHUTDOWN)
+            && matches!(
+                self.routine.as_deref(),
+                Some("secure_read" | "secure_write")
+            )
+    }
+
     /// Reads the body of an ErrorResponse, or as much of it as makes sense: a server that is broken
     /// enough to send a bad error has failed all the same.
     #[must_use]
@@ -112,6 +124,7 @@ impl ServerError {
             message: String::new(),
             detail: None,
             hint: None,
+            routine: None,
         };
         let mut rest = Cursor(body);
         while let Some(field @ 1..) = rest.byte() {
@@ -123,6 +136,7 @@ impl ServerError {
                 b'M' => error.message = printable(text, MAX_TEXT_BYTES),
                 b'D' => error.detail = Some(printable(text, MAX_TEXT_BYTES)),
                 b'H' => error.hint = Some(printable(text, MAX_TEXT_BYTES)),
+                b'R' => error.routine = Some(printable(text, MAX_TEXT_BYTES)),
                 // The protocol tells us to ignore what we do not know.
                 _ => {}
             }
@@ -160,6 +174,18 @@ mod tests {
     }
 
     #[test]
+    fn who_says_57p01_tells_a_killed_server_from_one_that_is_stopped() {
+        for (fields, expected) in [
+            (&b"SFATAL\0C57P01\0Mx\0Rsecure_read\0\0"[..], true),
+            (b"SFATAL\0C57P01\0Mx\0RProcessInterrupts\0\0", false),
+            (b"SFATAL\0C57P01\0Mx\0\0", false),
+            (b"SFATAL\0C57P02\0Mx\0Rsecure_read\0\0", false),
+        ] {
+            assert_eq!(ServerError::parse(fields).is_orphaned(), expected);
+        }
+    }
+
+    #[test]
     fn an_error_has_the_fields_that_drivers_read() {
         let response = ErrorResponse::fatal(SqlState::CANNOT_CONNECT_NOW, "no primary");
         assert_eq!(
@@ -175,6 +201,7 @@ mod tests {
                 message: "no primary".to_owned(),
                 detail: Some("Since 3 s.".to_owned()),
                 hint: Some("Wait.".to_owned()),
+                routine: None,
             }
         );
         let mild = ErrorResponse::error(SqlState::INTERNAL_ERROR, "x");

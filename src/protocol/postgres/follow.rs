@@ -2,7 +2,7 @@
 //!
 //! Bodies are stepped over by arithmetic: nothing is copied, nothing is held back, and memory does
 //! not depend on what passes. The few that are looked into are ReadyForQuery (one byte),
-//! Authentication (four), ErrorResponse (up to its SQLSTATE) and, before the first ReadyForQuery,
+//! Authentication (four), ErrorResponse (up to its SQLSTATE, or who says 57P01) and, before the first ReadyForQuery,
 //! BackendKeyData, whose secret is overwritten in place.
 //!
 //! The stream begins after the answer to SSLRequest, which is no message.
@@ -50,6 +50,8 @@ pub enum Event {
     Error {
         severity: Severity,
         sqlstate: Option<SqlState>,
+        /// 57P01 because the postmaster has died: nobody has ordered that.
+        is_orphaned: bool,
     },
     /// Streaming replication begins: the session may stay like this for weeks.
     CopyBoth,
@@ -351,8 +353,11 @@ impl ServerFollower {
             Watch::Error(mut scan) => Ok(match scan.read(part) {
                 ControlFlow::Continue(()) => Watch::Error(scan),
                 ControlFlow::Break(sqlstate) => {
-                    let severity = scan.severity();
-                    on_event(Event::Error { severity, sqlstate });
+                    on_event(Event::Error {
+                        severity: scan.severity(),
+                        sqlstate,
+                        is_orphaned: scan.is_orphaned(),
+                    });
                     Watch::Nothing
                 }
             }),
@@ -382,7 +387,8 @@ impl ServerFollower {
         match watch {
             Watch::Error(scan) => on_event(Event::Error {
                 severity: scan.severity(),
-                sqlstate: None,
+                sqlstate: scan.sqlstate(),
+                is_orphaned: false,
             }),
             Watch::Key => {
                 if let Some((issued, backend)) = self.keys.as_mut().and_then(|keys| keys.finish()) {

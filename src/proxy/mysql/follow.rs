@@ -11,6 +11,7 @@ use crate::protocol::mysql::response::Proof;
 use crate::protocol::mysql::sequence::SequenceShift;
 use crate::proxy::Shared;
 use crate::proxy::dialect::Peer;
+use crate::proxy::dialect::Verdict;
 use crate::proxy::mysql::login::LoggingIn;
 use crate::proxy::mysql::refuse;
 use crate::proxy::registry::Transaction;
@@ -24,6 +25,8 @@ pub struct Follow {
     to_client: SequenceShift,
     to_server: SequenceShift,
     witness: Witness,
+    /// The session came to write, and its server has said that it takes no writes.
+    is_refused: bool,
 }
 
 impl Follow {
@@ -34,12 +37,14 @@ impl Follow {
             to_client: SequenceShift::to_client(login.shift),
             to_server: SequenceShift::to_server(login.shift),
             witness: Witness::new(peer, shared),
+            is_refused: false,
         };
         (login.client, login.backend, follow)
     }
 
-    pub fn see_answer(&mut self, bytes: &mut [u8]) {
+    pub fn see_answer(&mut self, bytes: &mut [u8]) -> Verdict {
         self.to_client.apply(bytes);
+        let is_new = self.session.is_between_answers();
         for error in self.session.on_server(bytes) {
             let cause = match error.proof {
                 Some(Proof::ReadOnly) if self.witness.came_to_write() => Cause::ReadOnly,
@@ -50,8 +55,16 @@ impl Follow {
                 }
                 _ => continue,
             };
+            self.is_refused |= cause == Cause::ReadOnly;
             self.witness.report(cause);
         }
+        if !self.session.is_robbed() {
+            return Verdict::Pass;
+        }
+        self.witness.accuse_of_robbery();
+        // What would land in the midst of the server's words would become part of them.
+        let words = is_new.then(refuse::robbery);
+        Verdict::Refuse(words.unwrap_or_default())
     }
 
     pub fn watches_requests(&self) -> bool {
@@ -69,6 +82,11 @@ impl Follow {
             SessionState::Idle => Transaction::Idle,
             SessionState::InTransaction | SessionState::Busy => Transaction::Open,
         }
+    }
+
+    /// Its next write would be refused, too.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// Only to a client that waits for nothing: of a command that is under way nobody knows the

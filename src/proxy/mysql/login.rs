@@ -96,7 +96,7 @@ struct Message {
 /// Waits for the backend's greeting and returns it, header and all.
 ///
 /// # Errors
-/// It is gone, silent for `patience`, or says that it takes no session now.
+/// It is gone, silent for `patience`, says that it takes no session now, or says no greeting.
 pub async fn first_answer(
     backend: &mut Transport,
     patience: Duration,
@@ -111,18 +111,19 @@ pub async fn first_answer(
             });
         }
     };
-    if let Ok(FirstPacket::Refused(error)) = FirstPacket::parse(&answer.payload) {
-        let cause = match error.code {
-            ER_CON_COUNT => Some(Cause::TooManyConnections),
-            ER_SERVER_SHUTDOWN => Some(Cause::ShuttingDown),
-            _ => None,
-        };
-        if let Some(cause) = cause {
-            return Err(DialError {
-                cause,
-                error: io::Error::other(error.to_string()),
-            });
-        }
+    let refused = |cause, words: String| DialError {
+        cause,
+        error: io::Error::other(words),
+    };
+    match FirstPacket::parse(&answer.payload) {
+        Ok(FirstPacket::Greeting(_)) => {}
+        Ok(FirstPacket::Refused(error)) => match error.code {
+            ER_CON_COUNT => return Err(refused(Cause::TooManyConnections, error.to_string())),
+            ER_SERVER_SHUTDOWN => return Err(refused(Cause::ShuttingDown, error.to_string())),
+            // The client is to hear it.
+            _ => {}
+        },
+        Err(error) => return Err(refused(Cause::UnexpectedAnswer, error.to_string())),
     }
     Ok(message(answer.sequence, &answer.payload))
 }

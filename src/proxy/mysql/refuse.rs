@@ -14,10 +14,12 @@ const ER_HOST_NOT_PRIVILEGED: u16 = 1130;
 const ER_NET_READ_ERROR: u16 = 1158;
 /// "Connections using insecure transport are prohibited".
 const ER_SECURE_TRANSPORT_REQUIRED: u16 = 3159;
+/// "Loading local data is disabled".
+const ER_CLIENT_LOCAL_FILES_DISABLED: u16 = 3948;
 /// A communication link failed: drivers connect again.
 const LINK_FAILURE: [u8; 5] = *b"08S01";
 const GENERAL: [u8; 5] = *b"HY000";
-/// Of the answer to a command. The client has sent none yet: it reads this when it has.
+/// Of the answer to a command. A client that has sent none yet reads it when it has.
 const ANSWER_SEQUENCE: u8 = 1;
 
 /// Instead of a greeting; `None` where a close says it all.
@@ -37,6 +39,13 @@ pub fn needs_tls(sequence: u8) -> Vec<u8> {
     let text = "Connections using insecure transport are prohibited";
     let error = ServerError::new(ER_SECURE_TRANSPORT_REQUIRED, GENERAL, text);
     message(sequence.wrapping_add(1), &error.encode())
+}
+
+/// To a client whose server has asked for a file that was not offered to it.
+pub fn robbery() -> Vec<u8> {
+    let text = "The connection ends: its server asked for a local file that was not offered";
+    let error = ServerError::new(ER_CLIENT_LOCAL_FILES_DISABLED, GENERAL, text);
+    message(ANSWER_SEQUENCE, &error.encode())
 }
 
 /// To a client that waits for nothing, whose session we end.

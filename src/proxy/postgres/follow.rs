@@ -90,10 +90,16 @@ impl Follow {
                 *registered = Some(keys.register(issued, backend, Arc::clone(handle), *address));
             }
             Event::ReadyForQuery(_) if *client == Client::Asked => *client = Client::Nothing,
-            Event::Error { severity, sqlstate } => {
+            Event::Error {
+                severity,
+                sqlstate,
+                is_orphaned,
+            } => {
                 *is_explained |= severity == Severity::Fatal;
-                if let Some(sqlstate) = sqlstate {
-                    witness.testify(severity, sqlstate);
+                match sqlstate {
+                    Some(_) if is_orphaned => witness.report(Cause::Crashed),
+                    Some(sqlstate) => witness.testify(severity, sqlstate),
+                    None => {}
                 }
             }
             Event::ReadyForQuery(_) | Event::AuthenticationOk | Event::CopyBoth => {}
@@ -152,6 +158,10 @@ impl Witness {
             }
             _ => return,
         };
+        self.report(cause);
+    }
+
+    fn report(&mut self, cause: Cause) {
         let now = Instant::now();
         let is_due = |last: Instant| now.saturating_duration_since(last) >= REPORT_INTERVAL;
         if self.last_report.is_none_or(is_due) {
@@ -239,7 +249,10 @@ mod tests {
         let fatal = |sqlstate| ErrorResponse::fatal(sqlstate, "x").encode();
         let error = |sqlstate| ErrorResponse::error(sqlstate, "x").encode();
         let read_only = error(S::READ_ONLY_SQL_TRANSACTION);
+        // The postmaster was killed: that is no orderly end.
+        let orphaned = b"E\0\0\0\x20SFATAL\0C57P01\0Rsecure_read\0\0".to_vec();
         for (role, bytes, cause) in [
+            (WantedRole::Any, orphaned, Some(Cause::Crashed)),
             (
                 WantedRole::Primary,
                 read_only.clone(),

@@ -13,11 +13,13 @@ use crate::cluster::AdminState;
 use crate::cluster::Cause;
 use crate::cluster::Health;
 use crate::cluster::Role;
+use crate::cluster::WantedRole;
 use crate::config::BackendConfig;
 use crate::config::BalanceConfig;
 use crate::config::CheckKind;
 use crate::config::ConnectConfig;
 use crate::config::FailoverConfig;
+use crate::config::Fallback;
 use crate::config::HashAlgorithm;
 use crate::config::HashConfig;
 use crate::config::HashKey;
@@ -225,6 +227,54 @@ fn only_healthy_ready_weighted_resolved_backends_are_picked() {
     ]);
     assert_eq!(picks(&table, &[], 5), Ok(vec![7; 5]));
     assert_eq!(table.eligible(), 1);
+}
+
+/// Went wrong once: it was promoted, and writes stopped without a word.
+#[test]
+fn a_primary_without_weight_is_written_to_and_gets_no_share_of_the_reads() {
+    let weightless = |role| {
+        with(1, |entry| {
+            entry.config.weight = 0;
+            entry.role = role;
+        })
+    };
+    let replica = with(2, |entry| entry.role = Role::Replica);
+    let reads = |fallback| Intent {
+        role: WantedRole::Replica,
+        max_lag: None,
+        fallback,
+    };
+    let writes = Intent {
+        role: WantedRole::Primary,
+        ..reads(Fallback::Nobody)
+    };
+    for policy in [
+        Policy::RoundRobin,
+        Policy::LeastConnections,
+        Policy::ConsistentHash(HashConfig {
+            algorithm: HashAlgorithm::Ring,
+            bounded_load: None,
+        }),
+    ] {
+        let table = table_of(
+            config(policy),
+            vec![weightless(Role::Primary), replica.clone()],
+            None,
+        );
+        let eligible = |intent| table.eligible_for(intent);
+        assert_eq!(eligible(writes), 1);
+        assert_eq!(eligible(Intent::ANY), 1);
+        assert_eq!(eligible(reads(Fallback::Nobody)), 1);
+        assert_eq!(eligible(reads(Fallback::Primary)), 2);
+        let request = PickRequest {
+            intent: writes,
+            ..request(&[])
+        };
+        let (picked, _place) = table.pick(&request, &mut fastrand::Rng::new()).unwrap();
+        assert_eq!(picked.handle.id, BackendId(1));
+    }
+    let table = table(vec![weightless(Role::Replica), replica]);
+    assert_eq!(table.eligible_for(reads(Fallback::Nobody)), 1);
 }
 
 #[test]

@@ -1,95 +1,14 @@
 //! Clients that die, cancel and listen, while nodes do what nodes do.
 
-use std::io::ErrorKind;
-use std::io::Read;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::net::TcpStream;
 use std::thread;
 
-use socket2::SockRef;
-
+use super::raw::Raw;
+use super::raw::cancel;
 use super::stage::LIMIT;
 use super::stage::Stage;
-use crate::support::PATIENCE;
 use crate::support::Watchdog;
 use crate::support::client::Failure;
 use crate::support::client::SessionEnd;
-
-/// Answers are read in pieces; no message of these stories is longer.
-const MAX_BYTES: usize = 4096;
-
-/// A client that sees messages: it knows its cancel key and can die without a word.
-struct Raw {
-    stream: TcpStream,
-    /// Process and secret, as BackendKeyData has them.
-    key: Vec<u8>,
-}
-
-impl Raw {
-    #[track_caller]
-    fn log_in(addr: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-            .write_all(b"\0\0\0\x24\0\x03\0\0user\0app\0database\0postgres\0\0")
-            .unwrap();
-        let mut raw = Self {
-            stream,
-            key: Vec::new(),
-        };
-        loop {
-            match raw.message().unwrap() {
-                (b'K', body) => raw.key = body,
-                (b'Z', _) => return raw,
-                (b'E', body) => panic!("{}", String::from_utf8_lossy(&body)),
-                _ => {}
-            }
-        }
-    }
-
-    #[track_caller]
-    fn query(&mut self, statement: &str) {
-        let length = u32::try_from(statement.len() + 5).unwrap();
-        let message = [b"Q", &length.to_be_bytes()[..], statement.as_bytes(), b"\0"];
-        self.stream.write_all(&message.concat()).unwrap();
-        while self.message().unwrap().0 != b'Z' {}
-    }
-
-    /// `None`: the session has ended.
-    fn message(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut header = [0; 5];
-        match self.stream.read_exact(&mut header) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("it hangs"),
-            Err(_) => return None,
-        }
-        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
-        let length = usize::try_from(length).unwrap() - 4;
-        assert!(length < MAX_BYTES);
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).ok()?;
-        Some((header[0], body))
-    }
-
-    /// As by kill -9 of a client whose kernel has unread bytes.
-    fn die(self) {
-        let linger = Some(std::time::Duration::ZERO);
-        SockRef::from(&self.stream).set_linger(linger).unwrap();
-    }
-}
-
-#[track_caller]
-fn cancel(addr: SocketAddr, key: &[u8]) {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = [b"\0\0\0\x10\x04\xd2\x16\x2e", key].concat();
-    stream.write_all(&request).unwrap();
-    // There is no answer but the end.
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    assert_eq!(answer, b"");
-}
 
 /// K4
 #[test]

@@ -15,12 +15,13 @@ use crate::support::pg_server::PgServer;
 use crate::support::wait_until;
 
 const SECONDS: &str = "evergate_backend_replication_lag_seconds";
-const BYTES: &str = "evergate_backend_replication_lag_bytes";
+pub const BYTES: &str = "evergate_backend_replication_lag_bytes";
 /// About 4 MiB of log.
-const MUCH: &str =
+pub const MUCH: &str =
     "create table much as select i, repeat('x', 100) from generate_series(1, 25000) i";
 
-fn wait_for_lag(stage: &Stage, node: &PgServer, metric: &str, at_least: f64) {
+#[track_caller]
+pub fn wait_for_lag(stage: &Stage, node: &PgServer, metric: &str, at_least: f64) {
     let what = format!("{metric} of {} is {at_least}", node.name());
     wait_until(PATIENCE, &what, || {
         let lag = stage.evergate.metric(metric, &[("backend", node.name())]);

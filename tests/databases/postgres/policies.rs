@@ -8,91 +8,28 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
+use super::four::Four;
+use super::four::wait_for_sessions;
 use super::stage::EAGER;
 use super::stage::LIMIT;
 use super::stage::Plan;
 use super::stage::Stage;
 use crate::support::PATIENCE;
 use crate::support::Watchdog;
-use crate::support::client::Failure;
-use crate::support::client::Row;
-use crate::support::client::Session;
 use crate::support::evergate::evergate;
 use crate::support::pg_cluster::PostgresCluster;
-use crate::support::pg_node::PgNode;
 use crate::support::wait_until;
 
-/// Longer than any test.
-const LONG_QUERY: &str = "select pg_sleep(600)";
 const GRACE: Duration = Duration::from_secs(1);
-
-type Answer = (Result<Vec<Row>, Failure>, Instant);
-
-/// One session in each state.
-struct Four {
-    idle: Session,
-    in_transaction: Session,
-    busy: [JoinHandle<Answer>; 2],
-}
-
-/// A session does not tell its end before it is used.
-struct Ends {
-    long_query: Instant,
-    copy: Instant,
-}
-
-impl Four {
-    #[track_caller]
-    fn on(stage: &Stage) -> Self {
-        let primary = stage.cluster.node(0);
-        primary.sql("create table t (x int); grant all on t to app");
-        let idle = stage.writer().unwrap();
-        let mut in_transaction = stage.writer().unwrap();
-        in_transaction.query("begin").unwrap();
-        in_transaction.query("insert into t values (1)").unwrap();
-        let busy = [LONG_QUERY, "copy t from stdin"].map(|statement| {
-            let mut session = stage.writer().unwrap();
-            thread::spawn(move || (session.query(statement), Instant::now()))
-        });
-        let active = "select count(*) from pg_stat_activity where usename = 'app' and \
-                      (query like 'select pg_sleep%' or query like 'copy%')";
-        primary.wait_for_sql(active, "2");
-        Self {
-            idle,
-            in_transaction,
-            busy,
-        }
-    }
-
-    /// All end without another word from their client, and are told why.
-    #[track_caller]
-    fn expect_severed(self, stage: &Stage, cause: &str) -> Ends {
-        let labels = [("cause", cause), ("phase", "relay"), ("side", "proxy")];
-        stage
-            .evergate
-            .wait_for_metric("evergate_sessions_ended_total", &labels, 4.0);
-        for mut session in [self.idle, self.in_transaction] {
-            let failure = session.query("select 1").unwrap_err();
-            assert_eq!(failure.class(), "57P01", "{cause}");
-        }
-        let [long_query, copy] = self.busy.map(|busy| {
-            let (answer, ended) = busy.join().unwrap();
-            assert_eq!(answer.unwrap_err().class(), "57P01", "{cause}");
-            ended
-        });
-        Ends { long_query, copy }
-    }
-}
 
 #[test]
 fn sessions_of_a_fenced_primary_are_severed_at_once() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let stage = Stage::with_replicas(1);
-    let four = Four::on(&stage);
+    let four = Four::of_writers(&stage);
     stage.cluster.node(1).promote();
     four.expect_severed(&stage, "backend_fenced");
     // Fenced as soon as the new timeline is seen, before it is known whether the old one yields.
@@ -108,7 +45,7 @@ fn sessions_of_a_fenced_primary_are_kept_where_the_file_says_so() {
     let stage = Plan::default()
         .failover("on_fenced: keep")
         .start(PostgresCluster::start(1));
-    let mut four = Four::on(&stage);
+    let mut four = Four::of_writers(&stage);
     let old = stage.cluster.node(0);
     stage.cluster.node(1).promote();
     stage.wait_for_role(old, "fenced", "split_brain");
@@ -125,7 +62,7 @@ fn sessions_of_a_dead_primary_are_severed_at_once() {
     let stage = Plan::default()
         .check(EAGER)
         .start(PostgresCluster::start(0));
-    let four = Four::on(&stage);
+    let four = Four::of_writers(&stage);
     stage.cluster.node(0).freeze();
     four.expect_severed(&stage, "backend_dead");
 }
@@ -137,7 +74,7 @@ fn sessions_of_a_dead_primary_are_kept_where_the_file_says_so() {
         .check(EAGER)
         .failover("on_dead: keep")
         .start(PostgresCluster::start(0));
-    let mut four = Four::on(&stage);
+    let mut four = Four::of_writers(&stage);
     let node = stage.cluster.node(0);
     node.freeze();
     stage.wait_for_health(node, "down");
@@ -160,7 +97,7 @@ fn sessions_of_a_drained_backend_may_work_until_the_deadline() {
         .failover("drain_timeout: 1s")
         .line(&line)
         .start(PostgresCluster::start(0));
-    let mut four = Four::on(&stage);
+    let mut four = Four::of_writers(&stage);
     let socket = format!("unix:{}", socket.display());
     let asked = Instant::now();
     let done = evergate(&["drain", "orders/n1", "--admin", &socket]);
@@ -174,6 +111,31 @@ fn sessions_of_a_drained_backend_may_work_until_the_deadline() {
         println!("severed {after:?} after the command, promised 1 s");
         assert!(after >= GRACE, "{after:?}");
     }
+}
+
+#[test]
+fn sessions_of_a_removed_backend_may_work_until_the_deadline() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let plan = || Plan::default().failover("drain_timeout: 1s");
+    let stage = plan().start(PostgresCluster::start(1));
+    let mut four = Four::of_writers(&stage);
+    let asked = Instant::now();
+    stage.reload(&plan().without("n1"));
+    four.in_transaction
+        .query("insert into t values (2)")
+        .unwrap();
+    let ends = four.expect_severed(&stage, "backend_removed");
+    for end in [ends.long_query, ends.copy] {
+        let after = end - asked;
+        println!("severed {after:?} after the reload, promised 1 s");
+        assert!(after >= GRACE, "{after:?}");
+    }
+    let node = stage.cluster.node(0);
+    node.wait_for_sql("select count(*) from t", "0");
+    // Nobody asks a server that is not ours; who sleeps there has not noticed its client's end.
+    let others = "select count(*) from pg_stat_activity where usename = 'app' \
+                  and query not like '%pg_sleep%'";
+    node.wait_for_sql(others, "0");
 }
 
 /// A service that knows who is primary says so by status code, as Patroni does.
@@ -230,7 +192,7 @@ fn sessions_of_a_demoted_primary_may_end_their_transaction_within_the_grace() {
         .failover("on_demoted: {grace: 1s}")
         .start(PostgresCluster::start(0));
     let node = stage.cluster.node(0);
-    let four = Four::on(&stage);
+    let four = Four::of_writers(&stage);
     let mut ending = stage.writer().unwrap();
     ending.query("begin").unwrap();
     ending.query("insert into t values (3)").unwrap();
@@ -266,7 +228,7 @@ fn sessions_of_a_demoted_primary_are_severed_at_once_or_kept_as_the_file_says() 
     let plan = |policy| teller.plan().failover(&format!("on_demoted: {policy}"));
     let stage = plan("keep").start(PostgresCluster::start(0));
     let node = stage.cluster.node(0);
-    let mut four = Four::on(&stage);
+    let mut four = Four::of_writers(&stage);
     teller.demote();
     stage.wait_for_role(node, "replica", "claims_replica");
     stage.wait_for_checks(node, "passed", 3);
@@ -286,11 +248,4 @@ fn wait_for_severed(stage: &Stage, sessions: f64) {
     wait_until(PATIENCE, &what, || {
         stage.severed("backend_demoted") >= sessions
     });
-}
-
-/// Those that speak to it through Evergate.
-#[track_caller]
-fn wait_for_sessions(node: &PgNode, sessions: u32) {
-    let question = "select count(*) from pg_stat_activity where usename = 'app'";
-    node.wait_for_sql(question, &sessions.to_string());
 }

@@ -49,6 +49,7 @@ pub struct Plan {
     read: String,
     more: String,
     others: Vec<PgServer>,
+    removed: Option<&'static str>,
 }
 
 impl Plan {
@@ -68,6 +69,11 @@ impl Plan {
         self
     }
 
+    pub fn write(mut self, keys: &str) -> Self {
+        self.write = format!(", {keys}");
+        self
+    }
+
     pub fn read(mut self, keys: &str) -> Self {
         self.read = format!(", {keys}");
         self
@@ -82,6 +88,12 @@ impl Plan {
     /// One more backend that is no node of the cluster.
     pub fn backend(mut self, server: PgServer) -> Self {
         self.others.push(server);
+        self
+    }
+
+    /// A node that the file does not name.
+    pub fn without(mut self, node: &'static str) -> Self {
+        self.removed = Some(node);
         self
     }
 
@@ -110,6 +122,7 @@ impl Plan {
         let nodes = cluster.nodes().iter().map(|node| &**node);
         let backends: Vec<String> = nodes
             .chain(&self.others)
+            .filter(|node| self.removed != Some(node.name()))
             .map(|node| format!("{{address: \"{}\", name: {}}}", node.addr(), node.name()))
             .collect();
         let user = match ["user:", "kind:"]

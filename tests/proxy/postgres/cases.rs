@@ -3,12 +3,10 @@
 use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::net::TcpListener;
 use std::net::TcpStream;
 use std::process::Output;
-use std::sync::Arc;
-use std::thread;
 
+pub use crate::support::backend::server;
 use crate::support::evergate::Evergate;
 use crate::support::ports::free_addr;
 use crate::support::process::installed;
@@ -93,20 +91,6 @@ pub fn answer(output: Output) -> String {
 pub fn complaint(output: Output) -> String {
     assert!(!output.status.success());
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A server that runs this script for every connection, for as long as the process lives.
-pub fn server(script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let script = Arc::new(script);
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let script = Arc::clone(&script);
-            thread::spawn(move || script(stream));
-        }
-    });
-    address
 }
 
 /// Reads an untagged message; `None` from a health check, which says nothing.

@@ -119,6 +119,7 @@ fn a_read_only_error_is_excused_by_nothing() {
         message: String::new(),
         detail: None,
         hint: None,
+        routine: None,
     };
     assert_broken(Promise::ReadOnly, |run| {
         run.records.failures[0].trouble = Trouble::Refused(error);

@@ -46,6 +46,9 @@ pub enum Fault {
     /// Replication to it stands still.
     Lag(usize),
     CatchUp(usize),
+    /// Its sessions leave no connection to a health check.
+    Fill(usize),
+    Drain(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,7 @@ struct Node {
     is_cut: bool,
     is_primary: bool,
     lags: bool,
+    is_full: bool,
     follows: Option<usize>,
     history: History,
 }
@@ -98,6 +102,7 @@ impl TrueCluster {
             is_cut: false,
             is_primary: index == 0,
             lags: false,
+            is_full: false,
             follows: (index != 0).then_some(0),
             history: history.clone(),
         };
@@ -117,7 +122,7 @@ impl TrueCluster {
     pub fn random_fault(&self, random: &mut fastrand::Rng) -> Fault {
         let node = random.usize(..self.nodes.len());
         let other = random.usize(..self.nodes.len());
-        match random.u32(..20) {
+        match random.u32(..22) {
             0..7 => Fault::Write,
             7..9 => Fault::Crash(node),
             9..12 => Fault::Restart(node),
@@ -127,6 +132,8 @@ impl TrueCluster {
             15 => Fault::Heal(node),
             16..18 => Fault::Promote(node),
             18 => Fault::Demote(node),
+            19 => Fault::Fill(node),
+            20 => Fault::Drain(node),
             _ => Fault::Rejoin(node, other),
         }
     }
@@ -149,6 +156,8 @@ impl TrueCluster {
             Fault::Rejoin(node, primary) => self.rejoin(node, primary),
             Fault::Lag(node) => self.nodes[node].lags = true,
             Fault::CatchUp(node) => self.nodes[node].lags = false,
+            Fault::Fill(node) => self.nodes[node].is_full = true,
+            Fault::Drain(node) => self.nodes[node].is_full = false,
             Fault::Hang(_) | Fault::Thaw(_) | Fault::Demote(_) => {}
         }
     }
@@ -161,6 +170,7 @@ impl TrueCluster {
             self.befall(Fault::Thaw(node));
             self.befall(Fault::Restart(node));
             self.befall(Fault::CatchUp(node));
+            self.befall(Fault::Drain(node));
         }
         let timeline = |node: &Node| node.history.timeline;
         let highest = self.nodes.iter().map(timeline).max().unwrap_or_default();
@@ -189,6 +199,7 @@ impl TrueCluster {
         match (seen.is_cut, seen.process) {
             (true, _) | (_, Process::Hung) => Err(Cause::CheckTimeout),
             (_, Process::Crashed) => Err(Cause::ConnectRefused),
+            (_, Process::Running) if seen.is_full => Err(Cause::TooManyConnections),
             (_, Process::Running) => Ok(match self.family {
                 Family::Postgres => Evidence::Postgres(postgres(seen)),
                 Family::MySql => Evidence::MySql(mysql(seen)),

@@ -150,6 +150,7 @@ fn a_leader_is_found_by_name_or_address() {
         evidence: &evidence,
         observed: 1,
         failed: None,
+        full: None,
         quarantine: None,
         host,
         address: address.map(|address| address.parse().unwrap()),

@@ -28,6 +28,7 @@ struct Node {
     evidence: Evidence,
     observed: u64,
     failed: Option<Cause>,
+    full: Option<u64>,
     quarantine: Option<Cause>,
 }
 
@@ -40,6 +41,7 @@ impl Node {
             evidence: Evidence::Silent,
             observed: 0,
             failed: None,
+            full: None,
             quarantine: None,
         }
     }
@@ -85,6 +87,7 @@ impl Scene {
         node.evidence = evidence.into();
         node.observed = probe;
         node.failed = None;
+        node.full = None;
         node.quarantine = None;
         self.decide()
     }
@@ -96,7 +99,9 @@ impl Scene {
 
     fn fails(&mut self, name: &str, health: Health, cause: Cause) -> &mut Self {
         self.probes += 1;
+        let probe = self.probes;
         let node = self.node(name);
+        node.full = (cause == Cause::TooManyConnections).then_some(probe);
         node.health = health;
         if health == Health::Down {
             node.health_cause = cause;
@@ -193,6 +198,7 @@ fn candidates<'a>(nodes: &'a [Node], hosts: &'a [String]) -> Vec<Candidate<'a>> 
             evidence: &node.evidence,
             observed: node.observed,
             failed: node.failed,
+            full: node.full,
             quarantine: node.quarantine,
             host,
             address: None,

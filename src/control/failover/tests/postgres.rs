@@ -151,6 +151,26 @@ fn an_old_primary_that_refuses_writes_has_yielded() {
     assert_eq!(scene.primary(), Some("b"));
 }
 
+/// Went wrong once: it was waited for without an alarm, for as long as it was full.
+#[test]
+fn a_full_primary_beside_a_promoted_replica_is_a_split_brain() {
+    let mut scene = cluster();
+    scene.fails("a", Health::Up, Cause::TooManyConnections);
+    assert_eq!(
+        scene.primary(),
+        Some("a"),
+        "a full server is not a dead one"
+    );
+    scene.sees("b", primary(2));
+    assert_eq!(scene.role("b"), fenced(Cause::AwaitingYield));
+    assert_eq!(scene.wants_fresh(), ["a"]);
+    scene.fails("a", Health::Up, Cause::TooManyConnections);
+    assert!(scene.is_split());
+    // Its sessions are gone: it can be asked again.
+    scene.sees("a", replica(1));
+    assert_eq!(scene.primary(), Some("b"));
+}
+
 #[test]
 fn an_answer_from_before_the_claim_is_no_split_brain() {
     let mut scene = cluster();
@@ -205,6 +225,55 @@ fn a_restart_in_mid_failover_waits_for_the_old_primary_all_the_same() {
     scene.sees("b", primary(2)).sees("c", replica(1));
     assert_eq!(scene.primary(), None);
     assert_eq!(scene.wants_fresh(), ["a"]);
+    scene.loses("a");
+    assert_eq!(scene.primary(), Some("b"));
+}
+
+/// Went wrong once: what a restart remembered made a split brain of what timelines decide, and
+/// nobody was written to until an operator came. The host of the old primary had crashed, and
+/// this process with it.
+#[test]
+fn an_old_primary_that_is_back_after_a_restart_stands_in_nobodys_way() {
+    for order in [["a", "b", "c"], ["b", "a", "c"], ["c", "b", "a"]] {
+        let mut scene = cluster();
+        scene.restarts();
+        for _ in 0..2 {
+            for name in order {
+                match name {
+                    "a" => scene.sees("a", primary(1)),
+                    "b" => scene.sees("b", primary(2)),
+                    _ => scene.sees("c", replica(2)),
+                };
+            }
+        }
+        assert_eq!(scene.primary(), Some("b"), "{order:?}");
+        assert_eq!(scene.role("a"), fenced(Cause::StaleTimeline));
+        assert!(!scene.is_split());
+    }
+}
+
+#[test]
+fn an_old_primary_that_was_gone_and_is_fenced_stands_in_nobodys_way() {
+    let mut scene = cluster();
+    // A replica has seen the new timeline before we have seen who is on it.
+    scene.loses("a").sees("c", replica(2)).sees("a", primary(1));
+    assert_eq!(scene.role("a"), fenced(Cause::StaleTimeline));
+    scene.sees("b", primary(2));
+    assert_eq!(scene.primary(), Some("b"));
+    assert_eq!(scene.role("a"), fenced(Cause::StaleTimeline));
+}
+
+#[test]
+fn an_old_primary_that_was_written_to_again_stands_in_the_way_again() {
+    let mut scene = cluster();
+    scene.loses("a").sees("a", primary(1));
+    assert_eq!(scene.primary(), Some("a"));
+    scene.sees("b", primary(2)).sees("a", primary(1));
+    assert!(scene.is_split());
+    // Also after a restart in which it comes back as it was.
+    scene.restarts().sees("b", primary(2)).sees("c", replica(1));
+    scene.sees("a", primary(1)).sees("b", primary(2));
+    assert!(scene.is_split());
     scene.loses("a");
     assert_eq!(scene.primary(), Some("b"));
 }
@@ -316,7 +385,7 @@ fn a_removed_primary_stands_in_nobodys_way() {
 }
 
 #[test]
-fn a_primary_that_crashed_and_rises_again_still_insists() {
+fn a_primary_that_crashed_and_rises_again_is_outlived_by_a_higher_timeline() {
     let mut scene = cluster();
     scene.loses("a");
     scene.probes += 1;
@@ -325,8 +394,10 @@ fn a_primary_that_crashed_and_rises_again_still_insists() {
     // One good answer: not healthy yet by `rise`, but it does take writes.
     (node.failed, node.observed) = (None, number);
     scene.decide();
-    scene.sees("b", primary(2));
+    scene.sees("b", primary(1));
     assert_eq!(scene.role("b"), fenced(Cause::AwaitingYield));
+    scene.sees("b", primary(2));
+    assert_eq!(scene.primary(), Some("b"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::protocol::postgres::backend;
 use crate::protocol::postgres::backend::Authentication;
 use crate::protocol::postgres::error::ErrorResponse;
 use crate::protocol::postgres::sqlstate::SqlState;
+use std::num::NonZeroU16;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -249,6 +250,59 @@ async fn one_connection_serves_many_probes() {
         let outcome = outcome(&server, link, PATIENT).await;
         assert_eq!(evidence(&outcome).timeline, 3);
         link = Some(kept(outcome));
+    }
+}
+
+/// The next probe's link, after one that rested with this target.
+async fn taken(before: &Target, after: &Target) -> Option<Link> {
+    // One reply more: a server that has said all hangs up.
+    let server = replies(vec![welcome(), row(&PRIMARY), row(&PRIMARY)]).await;
+    let link = kept(outcome(&server, None, PATIENT).await);
+    let (recall, recalled) = recall();
+    let resting = Resting {
+        link,
+        target: Arc::new(before.clone()),
+    };
+    let (rest, taken) = tokio::join!(resting.rest(recalled), recall.take(after));
+    assert!(matches!(rest, Rest::Recalled));
+    taken
+}
+
+/// Went wrong once: after every reload all databases were logged in to anew.
+#[tokio::test]
+async fn a_reload_that_changes_nothing_keeps_the_link() {
+    let before = target(postgres(), PATIENT);
+    let changed = |change: fn(&mut crate::config::ClusterConfig)| {
+        let mut cluster = before.cluster.as_ref().clone();
+        change(&mut cluster);
+        Target {
+            cluster: Arc::new(cluster),
+            ..before.clone()
+        }
+    };
+    for same in [
+        changed(|_| {}),
+        changed(|cluster| cluster.health_check.interval *= 2),
+        changed(|cluster| cluster.backends[0].weight = 7),
+    ] {
+        assert!(taken(&before, &same).await.is_some());
+    }
+    let mut moved = before.clone();
+    moved.backend.port = NonZeroU16::new(5433).unwrap();
+    let tls = secured(postgres(), VerifyMode::Insecure, None).tls;
+    let encrypts = Target {
+        tls,
+        ..before.clone()
+    };
+    let renamed = changed(|cluster| {
+        cluster.health_check.kind = CheckKind::Postgres(DatabaseCheck {
+            user: Some("other".to_owned()),
+            password: None,
+            database: None,
+        });
+    });
+    for other in [moved, encrypts, renamed] {
+        assert!(taken(&before, &other).await.is_none());
     }
 }
 

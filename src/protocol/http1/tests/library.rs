@@ -124,6 +124,13 @@ fn agree(bytes: &[u8]) {
     }
     let mut together = seen_by_hyper(&bytes[..passed]);
     together.retain(|seen| seen.body.is_some());
+    // After a request that does not keep the connection, hyper reads no other.
+    let text = bytes.to_ascii_lowercase();
+    let contains = |word: &[u8]| text.windows(word.len()).any(|window| window == word);
+    if contains(b"http/1.0") || contains(b"close") {
+        assert!(!together.is_empty() || whole.is_empty());
+        whole.truncate(together.len());
+    }
     assert_eq!(together, whole, "together: {}", bytes.escape_ascii());
 }
 

@@ -120,6 +120,13 @@ impl Answer {
         }
     }
 
+    /// Whether the client may have asked for `LOAD DATA LOCAL`. A statement behind others may be
+    /// one; so may what begins with a comment.
+    pub(super) fn may_load_files(&self, capabilities: Capabilities) -> bool {
+        let is_another = matches!(self.command, Command::Query { is_plain: true });
+        capabilities.has(Capabilities::LOCAL_FILES) && (self.is_later_result || !is_another)
+    }
+
     /// Takes the message that `frames` has just read; `status` is that before the command.
     pub(super) fn on_message(
         &mut self,

@@ -16,6 +16,8 @@ use crate::protocol::mysql::response::EofPacket;
 use crate::protocol::mysql::response::ServerError;
 
 const OLD: Capabilities = Capabilities::PROTOCOL_41;
+/// With `LOAD DATA LOCAL`.
+const LOADING: Capabilities = Capabilities(OLD.0 | Capabilities::LOCAL_FILES.0);
 const DEPRECATED: Capabilities = Capabilities::DEPRECATE_EOF;
 const AUTOCOMMIT: Status = Status::AUTOCOMMIT;
 const IN_TRANSACTION: Status = Status(3);
@@ -276,7 +278,7 @@ fn a_cursor_keeps_a_session_from_being_idle() {
 
 #[test]
 fn a_local_file_may_wrap_the_sequence_numbers() {
-    let mut session = follower(OLD);
+    let mut session = follower(LOADING);
     session.on_client(&query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t"));
     session.on_server(&message(1, b"\xfbx"));
     assert_eq!(session.state(), Busy);
@@ -292,6 +294,40 @@ fn a_local_file_may_wrap_the_sequence_numbers() {
         exchange(&mut session, &query("BEGIN"), &[ok(IN_TRANSACTION)]),
         InTransaction
     );
+}
+
+#[test]
+fn a_file_that_nobody_offered_is_robbery() {
+    let demand = message(1, b"\xfb/etc/passwd");
+    let load = query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t");
+    let mut session = follower(DEPRECATED);
+    session.on_client(&load);
+    session.on_server(&demand);
+    assert!(session.is_robbed(), "the client cannot do that");
+
+    for (statement, is_robbed) in [
+        ("SELECT 1", true),
+        (" insert into t values (1)", true),
+        ("/* x */ LOAD DATA LOCAL INFILE 'x' INTO TABLE t", false),
+        ("LOAD DATA LOCAL INFILE 'x' INTO TABLE t", false),
+    ] {
+        let mut session = follower(LOADING);
+        session.on_client(&query(statement));
+        let (first, last) = demand.split_at(5);
+        session.on_server(first);
+        assert!(!session.is_robbed());
+        session.on_server(last);
+        assert_eq!(session.is_robbed(), is_robbed, "{statement}");
+        assert_eq!(session.is_transparent(), is_robbed, "{statement}");
+    }
+
+    // Two statements in one command: the second may be a LOAD.
+    let mut session = follower(LOADING);
+    session.on_client(&query("SELECT 1; LOAD DATA LOCAL INFILE 'x' INTO TABLE t"));
+    let more = Status(AUTOCOMMIT.0 | Status::MORE_RESULTS.0);
+    session.on_server(&packets(&[ok(more)]));
+    session.on_server(&message(2, b"\xfbx"));
+    assert!(!session.is_robbed());
 }
 
 #[test]

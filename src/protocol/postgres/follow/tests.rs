@@ -51,7 +51,11 @@ fn events(stream: &[u8]) -> Vec<Event> {
 }
 
 fn error(severity: Severity, sqlstate: Option<SqlState>) -> Event {
-    Event::Error { severity, sqlstate }
+    Event::Error {
+        severity,
+        sqlstate,
+        is_orphaned: false,
+    }
 }
 
 #[test]
@@ -156,10 +160,31 @@ fn an_error_tells_its_sqlstate_wherever_it_stands_and_none_if_it_has_none() {
 
 #[test]
 fn an_error_is_told_before_its_end() {
-    let bytes = ErrorResponse::fatal(SqlState::ADMIN_SHUTDOWN, "terminating").encode();
+    let bytes = ErrorResponse::fatal(SqlState::CANNOT_CONNECT_NOW, "terminating").encode();
     let (_, events, _) = feed(&mut ServerFollower::new(), &bytes[..bytes.len() - 10], 1);
-    let expected = error(Severity::Fatal, Some(SqlState::ADMIN_SHUTDOWN));
+    let expected = error(Severity::Fatal, Some(SqlState::CANNOT_CONNECT_NOW));
     assert_eq!(events, [expected]);
+}
+
+/// As PostgreSQL 15 sends it when its postmaster was killed, and when it is shut down.
+#[test]
+fn a_process_whose_postmaster_has_died_is_told_from_one_that_is_stopped() {
+    let fields = |code: &str, routine: &str| {
+        let fields = ["SFATAL", "VFATAL", code, "Mbye", "Fx.c", "L1", routine, ""];
+        message(b'E', format!("{}\0", fields.join("\0")).as_bytes())
+    };
+    for (code, routine, expected) in [
+        ("C57P01", "Rsecure_read", true),
+        ("C57P01", "Rsecure_write", true),
+        ("C57P01", "RProcessInterrupts", false),
+        ("C57P02", "Rsecure_read", false),
+    ] {
+        let seen = events(&fields(code, routine));
+        let [Event::Error { is_orphaned, .. }] = seen[..] else {
+            panic!("{seen:?}");
+        };
+        assert_eq!(is_orphaned, expected, "{code} {routine}");
+    }
 }
 
 #[test]
@@ -353,7 +378,7 @@ fn a_body_that_is_looked_into_may_not_be_skipped() {
         feed(&mut follower, &stream[..5], 5);
         assert_eq!(follower.remaining_in_body(), 0);
     }
-    let error = message(b'E', b"C57P01\0Mthe rest of an error\0\0");
+    let error = message(b'E', b"C57P03\0Mthe rest of an error\0\0");
     let mut follower = ServerFollower::new();
     feed(&mut follower, &error[..12], 12);
     assert_eq!(follower.remaining_in_body(), error.len() - 12);
