@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
 mod harness;
+mod observed;
 mod recorder;
 mod requests;
 #[path = "../support/mod.rs"]
