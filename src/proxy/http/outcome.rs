@@ -3,6 +3,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::cluster::StatusClass;
 use crate::proxy::Shared;
 use crate::report::Report;
 use crate::routing::Answer;
@@ -19,7 +20,8 @@ pub fn note(
 ) {
     let now = Instant::now();
     let latency = now.saturating_duration_since(sent);
-    if matches!(answer, Answer::Status(_)) {
+    if let Answer::Status(status) = answer {
+        backend.http().answers.count(StatusClass::of(Some(status)));
         backend.record_latency(latency, now);
     }
     let outcome = Outcome {

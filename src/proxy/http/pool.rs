@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::Weak;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -82,9 +81,7 @@ impl Pool {
         let now = Instant::now();
         if let Some(shared) = state.shared.get_mut(&key) {
             shared.retain(|it| !it.sender.is_closed() && it.is_usable(config, now));
-            let free = shared
-                .iter_mut()
-                .find(|it| it.cell.busy.load(Ordering::Acquire) < MAX_STREAMS);
+            let free = shared.iter_mut().find(|it| it.cell.busy() < MAX_STREAMS);
             return free.map(|it| {
                 it.idle_since = None;
                 Upstream {
@@ -174,20 +171,12 @@ impl Pool {
         state.idle.retain(|_, idle| !idle.is_empty());
         for shared in state.shared.values_mut() {
             for it in shared.iter_mut() {
-                let is_idle = it.cell.busy.load(Ordering::Acquire) == 0;
+                let is_idle = it.cell.busy() == 0;
                 it.idle_since = is_idle.then(|| it.idle_since.unwrap_or(now));
             }
             shared.retain(|it| it.is_fresh(now) && !it.sender.is_closed());
         }
         state.shared.retain(|_, shared| !shared.is_empty());
-    }
-
-    /// Idle and busy connections by backend, for the metrics.
-    pub fn tally(&self) -> Vec<(BackendId, bool)> {
-        let state = self.lock();
-        let open = state.open.iter().filter_map(Weak::upgrade);
-        open.map(|cell| (cell.backend.id, cell.busy.load(Ordering::Acquire) > 0))
-            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

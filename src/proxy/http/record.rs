@@ -165,6 +165,8 @@ impl Drop for Record {
         link.cell.listener.http.count_request(name, class);
         if let Some(cluster) = &self.cluster {
             cluster.http.end();
+            let metrics = &link.shared.metrics;
+            metrics.record_request_duration(&cluster.name, class, duration);
         }
         if let Some(told) = &self.told {
             self.tell(told, duration);

@@ -48,8 +48,7 @@ pub struct UpstreamCell {
     /// What its exchanges need of the backend.
     pub intent: Intent,
     pub opened: Instant,
-    /// Exchanges under way.
-    pub busy: AtomicU32,
+    busy: AtomicU32,
     requests: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
@@ -106,6 +105,25 @@ impl UpstreamCell {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// An exchange begins on it.
+    pub fn take(&self) {
+        if self.busy.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.backend.http().take();
+        }
+    }
+
+    /// An exchange on it is over.
+    pub fn rest(&self) {
+        if self.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.backend.http().rest();
+        }
+    }
+
+    /// Exchanges under way.
+    pub fn busy(&self) -> u32 {
+        self.busy.load(Ordering::Acquire)
+    }
+
     /// Why its exchanges were ended, if they were.
     pub fn severed(&self) -> Option<Cause> {
         self.severed.get().copied()
@@ -118,7 +136,7 @@ impl UpstreamCell {
             Fate::Serve => return,
             Fate::Sever { cause } => cause,
             Fate::Drain { deadline, cause } | Fate::Grace { deadline, cause } => {
-                if self.busy.load(Ordering::Acquire) > 0 && now < deadline {
+                if self.busy() > 0 && now < deadline {
                     return;
                 }
                 cause
@@ -214,6 +232,7 @@ pub async fn open(
             Sender::Two(sender)
         }
     };
+    cell.backend.http().open();
     Ok(Upstream { sender, cell })
 }
 
@@ -239,6 +258,7 @@ fn drive(
             () = cell.wake.notified() => {}
         }
         cell.count();
+        cell.backend.http().close();
     });
 }
 
