@@ -29,6 +29,7 @@ use crate::control::StateError;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::net;
+use crate::proxy::AccessLogs;
 use crate::proxy::BindError;
 use crate::proxy::Proxy;
 use crate::report;
@@ -173,6 +174,7 @@ impl Server {
             table.clone(),
             reporter,
             Arc::clone(&metrics),
+            Arc::new(AccessLogs::new(metrics.access_log_dropped())),
         )?;
         let state_dir = config.state_dir.as_deref().map(StateDir::open);
         let state_dir = state_dir.transpose()?;

@@ -72,7 +72,7 @@ pub struct Shared {
     pub table: SharedTable,
     pub reporter: Reporter,
     pub metrics: Arc<Metrics>,
-    pub access_logs: AccessLogs,
+    pub access_logs: Arc<AccessLogs>,
     pub accept_warnings: CauseLimits,
     pub refusal_warnings: CauseLimits,
     pub dial_warnings: CauseLimits,
@@ -159,6 +159,7 @@ impl Proxy {
         table: SharedTable,
         reporter: Reporter,
         metrics: Arc<Metrics>,
+        access_logs: Arc<AccessLogs>,
     ) -> io::Result<Self> {
         let mut running = Vec::new();
         let mut threads = Vec::new();
@@ -170,8 +171,8 @@ impl Proxy {
         let shared = Shared {
             table,
             reporter,
-            access_logs: AccessLogs::new(metrics.access_log_dropped()),
             metrics,
+            access_logs,
             accept_warnings: CauseLimits::default(),
             refusal_warnings: CauseLimits::default(),
             dial_warnings: CauseLimits::default(),

@@ -40,6 +40,10 @@ use crate::report::Report;
 use crate::routing::Tally;
 
 /// How a session goes on once it is open.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "taken apart at once, and most sessions are the large one"
+)]
 enum Opened {
     Relay(Established),
     Http(Box<HttpClient>),

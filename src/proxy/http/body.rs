@@ -200,7 +200,7 @@ impl Lease {
         pool: Arc<Pool>,
         place: Place,
     ) -> Self {
-        upstream.cell.begin();
+        upstream.cell.take();
         Self {
             upstream: Some(upstream),
             made_by,
@@ -216,7 +216,7 @@ impl Lease {
     /// The answer has ended: the connection may be used again.
     fn give_back(&mut self) {
         if let Some(upstream) = self.upstream.take() {
-            upstream.cell.end();
+            upstream.cell.rest();
             self.pool.give_back(upstream, Arc::clone(&self.made_by));
         }
     }
@@ -231,7 +231,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // Half an answer is on it: it cannot be used again, and hyper closes it.
         if let Some(upstream) = self.upstream.take() {
-            upstream.cell.end();
+            upstream.cell.rest();
         }
     }
 }

@@ -118,7 +118,7 @@ struct Attempt {
 /// Why there is no answer of this backend.
 enum Failed {
     /// It has seen nothing of the request.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     /// It says that it has not acted on the request.
     Refused(Cause),
     /// It may have acted on the request.
@@ -193,7 +193,7 @@ impl Exchange<'_> {
             let (next, cause) = match failed {
                 Failed::Unsent(back) => {
                     handle.http.count_retry(RetryReason::Unsent);
-                    request = back;
+                    request = *back;
                     continue;
                 }
                 Failed::Late => return Err(Problem::BackendTimeout.into()),
@@ -256,9 +256,12 @@ impl Exchange<'_> {
                     let lost = (Instant::now(), None);
                     let answer = Answer::GatewayError;
                     outcome::note(&self.link.shared, &backend, answer, lost);
-                    return Err(Failed::Unsent(request));
+                    return Err(Failed::Unsent(Box::new(request)));
                 }
             };
+            if is_reused {
+                backend.http().count_reused();
+            }
             record.attempts += 1;
             record.set_backend(&backend);
             let config = Arc::clone(&cluster.config);
@@ -273,7 +276,7 @@ impl Exchange<'_> {
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
                     return self.answered(response, lease).await;
                 }
-                Err(Failed::Unsent(back)) => request = back,
+                Err(Failed::Unsent(back)) => request = *back,
                 Err(failed) => return Err(failed),
             }
             // An idle connection that the backend has closed meanwhile says nothing about it.
@@ -285,7 +288,7 @@ impl Exchange<'_> {
                         error: io::ErrorKind::UnexpectedEof.into(),
                     };
                     seeker.note_failure(&backend, &failed, by);
-                    return Err(Failed::Unsent(request));
+                    return Err(Failed::Unsent(Box::new(request)));
                 }
             }
         }
@@ -322,7 +325,7 @@ impl Exchange<'_> {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
         let Some(upstream) = lease.upstream() else {
-            return Err(Failed::Unsent(request));
+            return Err(Failed::Unsent(Box::new(request)));
         };
         upstream.cell.count_request();
         let sent = Instant::now();
@@ -353,7 +356,7 @@ impl Exchange<'_> {
                 Ok(response)
             }
             Err(mut error) => match error.take_message() {
-                Some(request) => Err(Failed::Unsent(request)),
+                Some(request) => Err(Failed::Unsent(Box::new(request))),
                 None => {
                     let error = error.into_error();
                     let cause = cell.severed().unwrap_or_else(|| cause_of(&error));

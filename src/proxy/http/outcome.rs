@@ -20,14 +20,10 @@ pub fn note(
 ) {
     let now = Instant::now();
     let latency = now.saturating_duration_since(sent);
-    if matches!(answer, Answer::Status(_)) {
+    if let Answer::Status(status) = answer {
+        backend.http().answers.count(StatusClass::of(Some(status)));
         backend.record_latency(latency, now);
     }
-    let status = match answer {
-        Answer::Status(status) => Some(status),
-        Answer::GatewayError => None,
-    };
-    backend.http().answers.count(StatusClass::of(status));
     let outcome = Outcome {
         answer,
         latency,

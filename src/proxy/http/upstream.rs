@@ -48,7 +48,6 @@ pub struct UpstreamCell {
     /// What its exchanges need of the backend.
     pub intent: Intent,
     pub opened: Instant,
-    /// Exchanges under way.
     busy: AtomicU32,
     requests: AtomicU64,
     received: AtomicU64,
@@ -97,14 +96,24 @@ impl UpstreamCell {
         }
     }
 
-    /// An exchange is under way until [`Self::end`].
-    pub fn begin(&self) {
+    /// Counts a request; returns how many there were with it.
+    pub fn count_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// An exchange begins on it.
+    pub fn take(&self) {
         if self.busy.fetch_add(1, Ordering::AcqRel) == 0 {
             self.backend.http().take();
         }
     }
 
-    pub fn end(&self) {
+    /// An exchange on it is over.
+    pub fn rest(&self) {
         if self.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.backend.http().rest();
         }
@@ -113,17 +122,6 @@ impl UpstreamCell {
     /// Exchanges under way.
     pub fn busy(&self) -> u32 {
         self.busy.load(Ordering::Acquire)
-    }
-
-    /// Counts a request that goes over this connection.
-    pub fn count_request(&self) {
-        if self.requests.fetch_add(1, Ordering::Relaxed) > 0 {
-            self.backend.http().count_reused();
-        }
-    }
-
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
     }
 
     /// Why its exchanges were ended, if they were.
@@ -234,6 +232,7 @@ pub async fn open(
             Sender::Two(sender)
         }
     };
+    cell.backend.http().open();
     Ok(Upstream { sender, cell })
 }
 
@@ -249,7 +248,6 @@ fn drive(
     cell: Arc<UpstreamCell>,
     connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static,
 ) {
-    cell.backend.http().open();
     tokio::spawn(async move {
         tokio::select! {
             ended = connection => {
