@@ -28,7 +28,7 @@ fn lines(path: &Path, count: usize) -> Vec<Value> {
     wait_until(PATIENCE, &what, || read().lines().count() >= count);
     let text = read();
     assert_eq!(text.lines().count(), count, "{text}");
-    let parsed = text.lines().map(|line| serde_json::from_str(line));
+    let parsed = text.lines().map(serde_json::from_str);
     parsed.collect::<Result<_, _>>().unwrap()
 }
 
