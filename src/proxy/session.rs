@@ -74,7 +74,8 @@ async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) 
     let mut opened = match Box::pin(open(accepted, &registration)).await {
         Ok(Opened::Relay(established)) => Ok(established),
         Ok(Opened::Http(client)) => {
-            return finish(&registration, serve(client, &registration).await);
+            let end = Box::pin(serve(client, &registration)).await;
+            return finish(&registration, end);
         }
         Err(end) => Err(end),
     };

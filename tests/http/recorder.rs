@@ -16,11 +16,14 @@ use std::time::Duration;
 /// What the backend answers once it has a whole request.
 pub type Answer = dyn Fn(&str) -> Vec<u8> + Send + Sync;
 
+/// What came over each connection.
+type Connections = Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>;
+
 /// Understands requests with a head, `Content-Length` and chunks, in the simplest way; whatever
 /// a proxy smuggles behind them is kept and can be looked at.
 pub struct Recorder {
     addr: SocketAddr,
-    connections: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>,
+    connections: Connections,
     stopped: Arc<AtomicBool>,
 }
 
