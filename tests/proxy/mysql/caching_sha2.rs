@@ -44,6 +44,7 @@ const MORE_DATA: u8 = 1;
 const FAST_IS_ENOUGH: u8 = 3;
 const FULL_IS_NEEDED: u8 = 4;
 const REQUEST_PUBLIC_KEY: &[u8] = b"\x02";
+const COM_QUIT: &[u8] = b"\x01";
 const ACCESS_DENIED: &[u8] = b"\xff\x15\x04#28000Access denied";
 
 trait Leg: Read + Write {}
@@ -105,12 +106,11 @@ impl Script {
             response = login.hear()?;
         }
         let is_welcome = login.judge(&response)?;
-        login.say(if is_welcome { OK } else { ACCESS_DENIED })?;
-        while is_welcome {
-            let (_, command) = read_packet(&mut login.leg)?;
-            if command == b"\x01" {
-                break;
-            }
+        if !is_welcome {
+            return login.say(ACCESS_DENIED);
+        }
+        login.say(OK)?;
+        while read_packet(&mut login.leg)?.1 != COM_QUIT {
             login.leg.write_all(&packet(1, OK))?;
             login.leg.flush()?;
         }
