@@ -1,5 +1,7 @@
 //! Clients and servers that break MySQL's protocol, or use it against the other side.
 
+mod caching_sha2;
+
 use std::io;
 use std::io::Read;
 use std::io::Write;
@@ -26,6 +28,7 @@ const LOCAL_FILES: u32 = 1 << 7;
 const USUAL: u32 = 0x1 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;
 /// CLIENT_SSL.
 const SSL: u32 = 1 << 11;
+const NONCE: &[u8; 20] = b"abcdefghijklmnopqrst";
 const OK: &[u8] = b"\0\0\0\x02\0\0\0";
 const COM_QUERY: u8 = 3;
 const MAX_PAYLOAD_BYTES: usize = (1 << 24) - 1;
@@ -37,7 +40,7 @@ fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
     [&length[..3], &[sequence], payload].concat()
 }
 
-fn read_packet(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+fn read_packet(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut header = [0; 4];
     stream.read_exact(&mut header)?;
     let length = u32::from_le_bytes([header[0], header[1], header[2], 0]);
@@ -48,18 +51,26 @@ fn read_packet(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
 
 /// As MySQL 8 greets.
 fn greeting() -> Vec<u8> {
+    greeting_by("mysql_native_password")
+}
+
+/// With this way to log in.
+fn greeting_by(plugin: &str) -> Vec<u8> {
     let capabilities = (USUAL | LOCAL_FILES | SSL).to_le_bytes();
-    let salt = b"abcdefgh";
+    let (first, second) = NONCE.split_at(8);
     let payload = [
         &b"\x0a8.0.0\0\x01\0\0\0"[..],
-        salt,
+        first,
         b"\0",
         &capabilities[..2],
         b"\x2d\x02\0",
         &capabilities[2..],
         b"\x15",
         &[0; 10],
-        b"ijklmnopqrst\0mysql_native_password\0",
+        second,
+        b"\0",
+        plugin.as_bytes(),
+        b"\0",
     ];
     packet(0, &payload.concat())
 }
