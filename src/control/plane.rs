@@ -357,6 +357,8 @@ impl Plane {
 
     fn apply(&mut self, desired: &Desired) -> Result<(), CommandError> {
         let now = Moment::now();
+        // Of a cluster that goes nothing is known afterwards, and it may come back.
+        self.save();
         let memories = self.memories(&desired.config)?;
         let connectors = &desired.tls.connectors;
         self.core.apply(&desired.config, connectors, memories, now);
@@ -518,13 +520,18 @@ impl Plane {
         }
     }
 
-    fn publish(&mut self) {
-        let started = Instant::now();
-        self.recorder.record(&mut self.core, Moment::now());
+    /// Saves what the next table rests on.
+    fn save(&mut self) {
         let unsaved = self.core.take_unsaved();
         if let Some(keeper) = self.keeper.as_ref().filter(|_| !unsaved.is_empty()) {
             keeper.save(unsaved);
         }
+    }
+
+    fn publish(&mut self) {
+        let started = Instant::now();
+        self.recorder.record(&mut self.core, Moment::now());
+        self.save();
         let before = Moment::now();
         self.publisher.publish(&mut self.core);
         self.recorder.published(&self.core, before);
