@@ -176,7 +176,7 @@ fn fate(
     let entry = entries.find(|entry| *entry.handle.name == *backend);
     let Some(entry) = entry.filter(|entry| Some(entry.handle.id) == view.backend_id) else {
         return "its backend is not in the file any more, or has moved: it may go on for \
-                drain_timeout"
+                drain_timeout; one that needs the primary, until another is primary"
             .to_owned();
     };
     let left = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();

@@ -1,5 +1,6 @@
 //! One cluster as the control plane knows it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -17,7 +18,9 @@ use crate::config::Intent;
 use crate::config::MaxLag;
 use crate::config::Panic;
 use crate::control::backend::BackendState;
+use crate::control::backend::Identity;
 use crate::control::backend::Moment;
+use crate::control::backend::fate;
 use crate::control::evidence::Authority;
 use crate::control::failover::AppointError;
 use crate::control::failover::Candidate;
@@ -31,6 +34,7 @@ use crate::control::lag::Lag;
 use crate::control::lag::LagClock;
 use crate::control::outlier::Outliers;
 use crate::routing::BackendEntry;
+use crate::routing::BackendHandle;
 use crate::routing::ClusterHandle;
 use crate::tls::TlsConnector;
 
@@ -339,6 +343,28 @@ impl ClusterState {
             let replaced = since.filter(|(id, _)| *id != state.handle.id);
             let replaced = replaced.map(|(_, since)| since);
             state.settle_fates(panicking && state.is_candidate(), replaced);
+        }
+    }
+
+    /// Another one is written to: nobody goes on to write where a removed backend was, or at
+    /// the address that a name had before.
+    pub fn settle_retired(&self, retired: &HashMap<Identity, Arc<BackendHandle>>) {
+        let mut states = self.backends.iter();
+        let Some(primary) = states.find(|it| it.role == Role::Primary) else {
+            return;
+        };
+        let address = primary.identity().map(|it| it.address);
+        let cluster = &self.config.name;
+        let others = retired.iter().filter(|(identity, _)| {
+            // The same server may only have another name now.
+            identity.cluster == *cluster && Some(identity.address) != address
+        });
+        for (_, handle) in others {
+            handle.set_fate_of_writes(fate(
+                self.config.failover.on_fenced,
+                primary.role_since,
+                Cause::BackendFenced,
+            ));
         }
     }
 }

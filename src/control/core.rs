@@ -416,6 +416,7 @@ impl Core {
         for (name, cluster) in &mut self.clusters {
             if std::mem::take(&mut cluster.changed) {
                 cluster.settle_fates();
+                cluster.settle_retired(&self.retired);
                 changed.push(Arc::clone(name));
             }
         }

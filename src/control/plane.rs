@@ -12,10 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::task;
-use tokio::task::JoinError;
 use tokio::task::JoinSet;
-use tracing::debug;
-use tracing::error;
 use tracing::warn;
 
 use crate::cluster::AdminState;
@@ -26,7 +23,6 @@ use crate::config::Config;
 use crate::config::Host;
 use crate::control::CommandError;
 use crate::control::Desired;
-use crate::control::authority;
 use crate::control::authority::Authorities;
 use crate::control::authority::Silence;
 use crate::control::backend::Moment;
@@ -36,7 +32,7 @@ use crate::control::discovery::Discovery;
 use crate::control::evidence::Authority;
 use crate::control::failover::Memory;
 use crate::control::keeper::Keeper;
-use crate::control::plane::errand::run_probe;
+use crate::control::plane::errand::Errand;
 use crate::control::probe;
 use crate::control::probe::Observation;
 use crate::control::probe::Recall;
@@ -110,14 +106,6 @@ enum Event {
     Due,
     /// Every handle is gone.
     Stop,
-}
-
-/// What a task was sent for.
-#[derive(Debug)]
-enum Errand {
-    Probe { id: BackendId, number: u64 },
-    Lookup(Name),
-    Poll { cluster: Name, number: u64 },
 }
 
 /// The plane's state between events.
@@ -235,36 +223,6 @@ impl Plane {
         }
     }
 
-    /// A task that panicked has sent no answer, and nothing would be asked again for want of one.
-    fn ended(&mut self, ended: Result<(task::Id, ()), JoinError>) {
-        let error = match ended {
-            Ok((id, ())) => {
-                self.errands.remove(&id);
-                return;
-            }
-            Err(error) => error,
-        };
-        let errand = self.errands.remove(&error.id());
-        error!(%error, "a health check or lookup ended abnormally");
-        match errand {
-            Some(Errand::Probe { id, number }) => {
-                // Our failure, not the backend's. After an answer it changes nothing.
-                let observation = Observation {
-                    result: Err(Cause::OutOfResources),
-                    duration: Duration::ZERO,
-                };
-                self.core.observe(id, number, observation, Moment::now());
-            }
-            Some(Errand::Lookup(name)) => self.handle(Event::Resolved { name, answer: None }),
-            Some(Errand::Poll { cluster, number }) => self.handle(Event::Authority {
-                cluster,
-                number,
-                answer: Err(Silence::Unanswered(Cause::OutOfResources)),
-            }),
-            None => {}
-        }
-    }
-
     fn next_due(&mut self) -> Option<Instant> {
         // Without a free place the next probe starts when one ends.
         let probe = if self.probes.available_permits() > 0 {
@@ -360,6 +318,8 @@ impl Plane {
 
     fn apply(&mut self, desired: &Desired) -> Result<(), CommandError> {
         let now = Moment::now();
+        // Of a cluster that goes nothing is known afterwards, and it may come back.
+        self.save();
         let memories = self.memories(&desired.config)?;
         let connectors = &desired.tls.connectors;
         self.core.apply(&desired.config, connectors, memories, now);
@@ -451,69 +411,6 @@ impl Plane {
         }
     }
 
-    fn start_due(&mut self) {
-        let now = Instant::now();
-        while let Ok(permit) = Arc::clone(&self.probes).try_acquire_owned() {
-            let Some(order) = self.core.start_due(now) else {
-                break;
-            };
-            let answer = self.answer.clone();
-            let commands = Arc::clone(&self.commands_running);
-            let (id, number) = (order.id, order.number);
-            let recall = self.recalls.remove(&id);
-            self.spawn(Errand::Probe { id, number }, async move {
-                run_probe(order, recall, &commands, permit, answer).await;
-            });
-        }
-        while let Some(name) = self.discovery.start_due(now) {
-            let answer = self.answer.clone();
-            let permits = Arc::clone(&self.lookups);
-            let current = self.discovery.address(&name);
-            self.spawn(Errand::Lookup(Arc::clone(&name)), async move {
-                let found = discovery::lookup(&name, current, permits).await;
-                if let Err(error) = &found {
-                    debug!(%name, %error, "lookup failed");
-                }
-                let event = Event::Resolved {
-                    name,
-                    answer: found.ok(),
-                };
-                // Fails only when the plane has ended.
-                let _ = answer.send(event).await;
-            });
-        }
-        self.ask_authorities(now);
-    }
-
-    fn ask_authorities(&mut self, now: Instant) {
-        self.authorities
-            .hurry(|cluster| self.core.needs_authority(cluster, now));
-        while let Some(poll) = self.authorities.start_due(now, &self.discovery) {
-            let answer = self.answer.clone();
-            let (cluster, number) = (poll.cluster, poll.number);
-            let errand = Errand::Poll {
-                cluster: Arc::clone(&cluster),
-                number,
-            };
-            let deadline = (now + poll.timeout).into();
-            self.spawn(errand, async move {
-                let said = authority::ask(poll.question, deadline).await;
-                let event = Event::Authority {
-                    cluster,
-                    number,
-                    answer: said,
-                };
-                // Fails only when the plane has ended.
-                let _ = answer.send(event).await;
-            });
-        }
-    }
-
-    fn spawn(&mut self, errand: Errand, task: impl Future<Output = ()> + 'static) {
-        let task = self.tasks.spawn_local(task);
-        self.errands.insert(task.id(), errand);
-    }
-
     /// Publishes what changed, at once or, when tables are expensive and many, together.
     fn publish_changes(&mut self) {
         if self.core.has_changed() && Instant::now() >= self.publish_not_before {
@@ -521,13 +418,18 @@ impl Plane {
         }
     }
 
-    fn publish(&mut self) {
-        let started = Instant::now();
-        self.recorder.record(&mut self.core, Moment::now());
+    /// Saves what the next table rests on.
+    fn save(&mut self) {
         let unsaved = self.core.take_unsaved();
         if let Some(keeper) = self.keeper.as_ref().filter(|_| !unsaved.is_empty()) {
             keeper.save(unsaved);
         }
+    }
+
+    fn publish(&mut self) {
+        let started = Instant::now();
+        self.recorder.record(&mut self.core, Moment::now());
+        self.save();
         let before = Moment::now();
         self.publisher.publish(&mut self.core);
         self.recorder.published(&self.core, before);

@@ -239,22 +239,6 @@ fn a_report_from_a_session_is_confirmed_by_one_probe_at_once() {
 }
 
 #[test]
-fn reports_that_probes_refute_cost_at_most_one_probe_per_fast_interval() {
-    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
-    world.run(SECOND, up);
-    let id = world.entry("db1").handle.id;
-    let mut probes = 0;
-    for _ in 0..1000 {
-        world.now += Duration::from_millis(1);
-        let now = world.moment();
-        world.core.report(id, Cause::Reset, now);
-        probes += world.probe(up);
-    }
-    assert!((10..=26).contains(&probes), "{probes} probes in a second");
-    assert_eq!(world.health("db1"), Health::Up);
-}
-
-#[test]
 fn a_report_during_a_probe_asks_for_another_one() {
     let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
     world.run(SECOND * 3 / 2, up);
@@ -280,57 +264,6 @@ fn an_early_close_is_only_a_reason_to_look() {
     world.core.report(id, Cause::EarlyClose, now);
     assert_eq!(world.probe(|_| Err(Cause::CheckTimeout)), 1);
     assert_eq!(world.health("db1"), Health::Up);
-}
-
-#[test]
-fn without_an_eligible_backend_the_cluster_is_probed_fast() {
-    let mut world = World::new(vec![cluster("a", &["db1"])]);
-    let calm = world.run(SECOND * 10, up);
-    assert!((9..=13).contains(&calm), "{calm} probes in 10 s");
-    world.run(SECOND * 2, refuses("db1"));
-    let hurried = world.run(SECOND, refuses("db1"));
-    assert!((17..=24).contains(&hurried), "{hurried} probes in 1 s");
-}
-
-/// Went wrong once: a recovery of an hour left 20 lines a second in the database's log.
-#[test]
-fn a_backend_that_is_not_ready_is_asked_less_and_less_often() {
-    for cause in [
-        Cause::StartingUp,
-        Cause::ShuttingDown,
-        Cause::TooManyConnections,
-    ] {
-        let mut world = World::new(vec![cluster("a", &["db1"])]);
-        let probes = world.run(SECOND * 60, |_| Err(cause));
-        assert!((60..=130).contains(&probes), "{probes} probes in a minute");
-        let id = world.entry("db1").handle.id;
-        let mut probes = 0;
-        for _ in 0..3000 {
-            world.now += Duration::from_millis(1);
-            let now = world.moment();
-            world.core.report(id, cause, now);
-            probes += world.probe(|_| Err(cause));
-        }
-        assert!((2..=4).contains(&probes), "{probes}, whatever sessions say");
-    }
-}
-
-#[test]
-fn a_backend_that_is_soon_ready_is_found_soon() {
-    for millis in [100, 1000, 5000] {
-        let mut world = World::new(vec![cluster("a", &["db1"])]);
-        world.apply(vec![{
-            let mut cluster = cluster("a", &["db1"]);
-            cluster.health_check.rise = nz(1);
-            cluster
-        }]);
-        let took = Duration::from_millis(millis);
-        world.run(took, |_| Err(Cause::StartingUp));
-        assert_eq!(world.health("db1"), Health::Down);
-        let found = Duration::from_millis(60).max(took / 8);
-        world.run(found, up);
-        assert_eq!(world.health("db1"), Health::Up, "after {took:?}");
-    }
 }
 
 /// Went wrong once: the status told of a timeout when the certificate was refused for hours.
@@ -634,6 +567,7 @@ mod authority;
 mod edges;
 mod happenings;
 mod outliers;
+mod pace;
 mod proof;
 mod roles;
 mod simulation;

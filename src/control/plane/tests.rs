@@ -1,13 +1,30 @@
 //! The plane's own bookkeeping: errands, links that rest.
 
 use super::*;
+use crate::config::CheckKind;
+use crate::config::ClusterConfig;
+use crate::config::DatabaseCheck;
 use crate::control::evidence::Evidence;
+use crate::control::evidence::PostgresEvidence;
 use crate::control::fixtures::cluster;
 use crate::control::fixtures::config;
+use crate::control::state_dir::StateDir;
 use crate::tls::TlsMaterial;
 use tokio::task::LocalSet;
 
 fn plane(backends: &[&str]) -> Plane {
+    plane_of(vec![cluster("a", backends)], None)
+}
+
+fn apply(plane: &mut Plane, clusters: Vec<ClusterConfig>) {
+    let applied = plane.apply(&Desired {
+        config: Arc::new(config(clusters)),
+        tls: TlsMaterial::default(),
+    });
+    assert_eq!(applied, Ok(()));
+}
+
+fn plane_of(clusters: Vec<ClusterConfig>, keeper: Option<Keeper>) -> Plane {
     let (_, commands) = mpsc::channel(1);
     let (_, reports) = mpsc::channel(1);
     let mut plane = Plane::new(
@@ -15,15 +32,55 @@ fn plane(backends: &[&str]) -> Plane {
         Arc::default(),
         commands,
         reports,
-        None,
+        keeper,
         Recorder::default(),
     );
-    let applied = plane.apply(&Desired {
-        config: Arc::new(config(vec![cluster("a", backends)])),
-        tls: TlsMaterial::default(),
-    });
-    assert_eq!(applied, Ok(()));
+    apply(&mut plane, clusters);
     plane
+}
+
+/// Went wrong once: the reload came before the next table, and what had been seen was lost.
+#[test]
+fn what_was_seen_of_a_cluster_that_a_reload_removes_is_saved() {
+    let directory = tempfile::tempdir().unwrap();
+    let keeper = Keeper::start(StateDir::open(directory.path()).unwrap()).unwrap();
+    let mut orders = cluster("orders", &["db1"]);
+    orders.health_check.kind = CheckKind::Postgres(DatabaseCheck {
+        user: None,
+        password: None,
+        database: None,
+    });
+    let mut plane = plane_of(vec![orders, cluster("a", &["db2"])], Some(keeper));
+    while let Some(order) = plane.core.start_due(Instant::now()) {
+        let evidence = match &*order.target.cluster.name {
+            "orders" => Evidence::Postgres(PostgresEvidence {
+                is_in_recovery: false,
+                is_writable: true,
+                system_identifier: 7,
+                timeline: 5,
+                received_lsn: 1,
+                replayed_lsn: 1,
+                connections_used: 1,
+                connections_allowed: 97,
+            }),
+            _ => Evidence::Silent,
+        };
+        plane.handle(Event::Probed {
+            id: order.id,
+            number: order.number,
+            target: order.target,
+            observation: Observation {
+                result: Ok(evidence),
+                duration: Duration::ZERO,
+            },
+            complaint: None,
+            recall: None,
+        });
+    }
+    apply(&mut plane, vec![cluster("a", &["db2"])]);
+    let saved = plane.keeper.unwrap().load("orders").unwrap();
+    assert_eq!(saved.established(), Some("db1"));
+    assert_eq!(saved.highest_timeline(), Some(5));
 }
 
 /// Went wrong once: nothing was asked again.

@@ -260,12 +260,21 @@ impl Checks {
         let has_time = matches!(fate, Fate::Drain { .. } | Fate::Grace { .. });
         let is_told = matches!(fate, Fate::Sever { .. })
             && self.published.is_some_and(|at| now <= at + SWEEP);
-        if has_time || is_told {
+        // Until another takes the writes: then it has to end.
+        let is_removed = matches!(
+            fate,
+            Fate::Drain {
+                cause: Cause::BackendRemoved,
+                ..
+            }
+        );
+        if has_time && !is_removed || is_told {
             return;
         }
         let bound = MAX_PUBLISH_DELAY + SWEEP;
         let is_old = |since: Instant| now > since + bound;
-        if let Some((highest, since)) = self.highest
+        if !is_removed
+            && let Some((highest, since)) = self.highest
             && self
                 .heard
                 .values()

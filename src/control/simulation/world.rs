@@ -1,6 +1,8 @@
 //! The simulated process: the real core, publisher, table and rooms; a clock that moves
 //! only when told to; probes that are lost, late, doubled and out of date.
 
+mod probes;
+
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +19,6 @@ use crate::control::evidence::Evidence;
 use crate::control::failover::Memory;
 use crate::control::failover::simulation::truth::Fault;
 use crate::control::failover::simulation::truth::TrueCluster;
-use crate::control::probe::Observation;
 use crate::control::publish::Publisher;
 use crate::control::simulation::Event;
 use crate::control::simulation::Tally;
@@ -317,76 +318,6 @@ impl World {
             self.crowd.sweep(self.now);
         }
         self.sessions_proceed();
-    }
-
-    fn due_flight(&self) -> Option<usize> {
-        self.flights.iter().position(|it| it.due() <= self.now)
-    }
-
-    fn launch(&mut self, id: BackendId, number: u64, node: usize) {
-        let timeout = self.setup.timeout;
-        let millis = match self.random.u8(..10) {
-            0 if !self.calm => self.random.u64(..250),
-            _ => self.random.u64(1..20),
-        };
-        let total = Duration::from_millis(millis).min(timeout);
-        let answer = match self.random.u8(..) {
-            0..6 if !self.calm => Some(Err(Cause::CheckTimeout)),
-            6..9 if !self.calm => Some(Err(Cause::OutOfResources)),
-            _ => None,
-        };
-        let delivered = match answer {
-            Some(Err(Cause::CheckTimeout)) => self.now + timeout,
-            _ => self.now + total,
-        };
-        self.flights.push(Flight {
-            id,
-            number,
-            node,
-            started: self.now,
-            sampled: self.now + total.mul_f64(self.random.f64()),
-            delivered,
-            answer,
-        });
-    }
-
-    fn fly(&mut self, mut flight: Flight) {
-        let Some(answer) = flight.answer.clone() else {
-            let answer = self.truth.answer(flight.node);
-            if answer == Err(Cause::CheckTimeout) {
-                flight.delivered = flight.started + self.setup.timeout;
-            }
-            flight.answer = Some(answer);
-            self.flights.push(flight);
-            return;
-        };
-        self.deliver(&flight, answer.clone());
-        if !self.calm && self.random.u8(..50) == 0 {
-            // Nobody waits for it any more.
-            self.deliver(&flight, answer);
-        }
-    }
-
-    fn deliver(&mut self, flight: &Flight, answer: Result<Evidence, Cause>) {
-        let observation = Observation {
-            result: answer.clone(),
-            duration: self.now - flight.started,
-        };
-        let now = self.moment();
-        if self
-            .core
-            .observe(flight.id, flight.number, observation, now)
-        {
-            self.note(Event::Delivered(
-                flight.node,
-                answer.as_ref().err().copied(),
-            ));
-            if self.core.is_checked(flight.id) {
-                let evidence = answer.ok();
-                self.checks
-                    .delivered(flight.node, flight.id, evidence, self.now);
-            }
-        }
     }
 
     /// What changed is published at once or a little later.

@@ -192,3 +192,77 @@ fn a_new_limit_of_lag_counts_at_once() {
     assert_eq!(world.entry("db2").over, [MaxLag::Bytes(1000)]);
     assert_eq!(world.entry("db1").over, []);
 }
+
+/// The place of one session on a backend; it stays until dropped.
+fn session(world: &World, backend: &str) -> ConnectionGuard {
+    world.entry(backend).handle.acquire(None).unwrap()
+}
+
+const WRITES: Intent = Intent {
+    role: WantedRole::Primary,
+    max_lag: None,
+    fallback: Fallback::Nobody,
+};
+
+fn is_drained(fate: Fate) -> bool {
+    matches!(fate, Fate::Drain { .. })
+}
+
+fn fenced() -> Fate {
+    Fate::Sever {
+        cause: Cause::BackendFenced,
+    }
+}
+
+/// Went wrong once: who was there could write at the old address until drain_timeout.
+#[test]
+fn sessions_that_write_at_an_old_address_end_once_another_is_primary() {
+    let mut world = World::new(vec![asks_roles(cluster("a", &["db.x"]))]);
+    world.resolve("db.x", 1);
+    hear(&mut world, |_| said(Some(1)));
+    let place = session(&world, "db.x");
+    let old = Arc::clone(&world.entry("db.x").handle);
+    world.resolve("db.x", 2);
+    assert!(is_drained(old.fate(WRITES)), "nobody else takes writes yet");
+    hear(&mut world, |_| said(Some(2)));
+    assert_eq!(world.entry("db.x").role, Role::Primary);
+    assert_eq!(old.fate(WRITES), fenced());
+    assert!(is_drained(old.fate(Intent::ANY)), "who reads may go on");
+    // The name points there again: what is decided now is about the present primary.
+    world.resolve("db.x", 1);
+    hear(&mut world, |_| said(Some(3)));
+    assert_eq!(old.fate(WRITES), Fate::Serve);
+    drop(place);
+}
+
+#[test]
+fn sessions_of_a_removed_primary_end_once_another_is_primary() {
+    let mut world = World::new(vec![asks_roles(cluster("a", &["db1", "db2"]))]);
+    hear(&mut world, first_is_primary);
+    let place = session(&world, "db1");
+    let old = Arc::clone(&world.entry("db1").handle);
+    world.apply(vec![asks_roles(cluster("a", &["db2"]))]);
+    assert!(is_drained(old.fate(WRITES)));
+    world.now += SECOND * 2;
+    hear(&mut world, |_| said(Some(2)));
+    assert_eq!(old.fate(WRITES), fenced());
+    drop(place);
+}
+
+#[test]
+fn sessions_of_a_primary_that_only_has_another_name_go_on() {
+    let renamed = |name: &str| {
+        let mut cluster = asks_roles(cluster("a", &["db1"]));
+        cluster.backends[0].name = Name::from(name);
+        cluster
+    };
+    let mut world = World::new(vec![renamed("one")]);
+    hear(&mut world, |_| said(Some(1)));
+    let place = session(&world, "one");
+    let old = Arc::clone(&world.entry("one").handle);
+    world.apply(vec![renamed("two")]);
+    hear(&mut world, |_| said(Some(1)));
+    assert_eq!(world.entry("two").role, Role::Primary);
+    assert!(is_drained(old.fate(WRITES)));
+    drop(place);
+}
