@@ -61,17 +61,31 @@ fn simulate(seed: u64) -> Tally {
     }
     let primary = world.truth.calm_down(&mut random);
     world.log.push(Event::Calm { primary });
-    let mut rounds = 0;
-    while world.primary != Some(primary) {
-        assert!(rounds < MAX_ROUNDS, "the decision is not {primary}");
-        rounds += 1;
-        for node in 0..world.truth.size() {
-            for _ in 0..3 {
-                world.happens(Event::Probe(node));
-            }
-        }
+    world.decides_for(primary);
+    if family == Family::Postgres {
+        let other = (primary + random.usize(1..world.truth.size())) % world.truth.size();
+        outlive(&mut world, primary, other, random.bool());
     }
     std::mem::take(&mut world.tally)
+}
+
+/// The host of the primary crashes, and we with it; another is promoted, and all are back: the
+/// timelines decide.
+fn outlive(world: &mut World, old: usize, new: usize, is_seen: bool) {
+    world.happens(Event::Fault(Fault::Crash(old)));
+    if is_seen {
+        world.probe_all();
+    }
+    world.happens(Event::Fault(Fault::Promote(new)));
+    world.happens(Event::Restart);
+    world.happens(Event::Fault(Fault::Restart(old)));
+    world.decides_for(new);
+    world.probe_all();
+    assert_eq!(
+        world.primary,
+        Some(new),
+        "the old primary stands in the way"
+    );
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -183,6 +197,24 @@ impl World {
             0 => Event::Restart,
             1..30 => Event::Fault(self.truth.random_fault(random)),
             _ => Event::Probe(random.usize(..self.seen.len())),
+        }
+    }
+
+    fn probe_all(&mut self) {
+        for node in 0..self.truth.size() {
+            for _ in 0..3 {
+                self.happens(Event::Probe(node));
+            }
+        }
+    }
+
+    /// Soon, and without more than probes.
+    fn decides_for(&mut self, primary: usize) {
+        let mut rounds = 0;
+        while self.primary != Some(primary) {
+            assert!(rounds < MAX_ROUNDS, "the decision is not {primary}");
+            rounds += 1;
+            self.probe_all();
         }
     }
 
