@@ -191,6 +191,7 @@ impl Seen {
     ) -> Result<Self, Problem> {
         let target = target::read(&parts.method, &parts.uri, parts.version, &parts.headers)
             .map_err(|_| Problem::BadRequest)?;
+        check_certificate(entry, record.link(), target.host.as_deref())?;
         let view = HttpRequestView {
             host: target.host.as_deref(),
             path: &target.path,
@@ -239,6 +240,22 @@ impl Seen {
             authority: self.authority.as_deref(),
             port: link.cell.bind.port(),
         }
+    }
+}
+
+/// A connection was made for the names in the certificate that the client has seen. Requests for
+/// hosts of another one are misdirected (RFC 9110, 7.4 and 15.5.20).
+fn check_certificate(
+    entry: &ListenerEntry,
+    link: &Link,
+    host: Option<&str>,
+) -> Result<(), Problem> {
+    let (Some(tls), Some(host), true) = (&entry.tls, host, link.is_tls) else {
+        return Ok(());
+    };
+    match tls.shows_the_same(link.origin.sni.as_deref(), host) {
+        true => Ok(()),
+        false => Err(Problem::Misdirected),
     }
 }
 
