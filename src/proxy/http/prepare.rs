@@ -58,6 +58,8 @@ pub struct Prepared {
     /// Further attempts after one that may have been acted on.
     pub retries: u32,
     pub min_retries_per_second: u32,
+    /// Of one attempt that another may follow.
+    pub attempt_timeout: Option<Duration>,
     pub is_idempotent: bool,
     pub hop: Hop,
     pub version: HttpVersion,
@@ -141,6 +143,7 @@ pub fn prepare(
         sticky: seen.sticky,
         retries: seen.retries,
         min_retries_per_second: seen.min_retries_per_second,
+        attempt_timeout: seen.attempt_timeout,
         is_idempotent: message::is_idempotent(&parts.method),
         version: seen.version,
         hop,
@@ -177,6 +180,7 @@ struct Seen {
     sticky: Option<usize>,
     retries: u32,
     min_retries_per_second: u32,
+    attempt_timeout: Option<Duration>,
     version: HttpVersion,
     uri: Uri,
     authority: Option<String>,
@@ -226,6 +230,7 @@ impl Seen {
             sticky,
             retries: http.retry.attempts,
             min_retries_per_second: http.retry.min_per_second,
+            attempt_timeout: http.retry.attempt_timeout,
             version: http.version,
             uri,
             host_field: target.host_field(),
