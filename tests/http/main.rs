@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
+mod failures;
 mod harness;
+mod holds;
 mod recorder;
 mod requests;
+mod retries;
 #[path = "../support/mod.rs"]
 mod support;
+mod world;
