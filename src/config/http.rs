@@ -161,6 +161,8 @@ pub struct RetryConfig {
     pub min_per_second: u32,
     /// Statuses after which a safe request is sent again.
     pub statuses: Vec<u16>,
+    /// An attempt without an answer after this is given up, if another may follow; `None` = never.
+    pub attempt_timeout: Option<Duration>,
     pub hedge: Option<HedgeConfig>,
 }
 
@@ -249,6 +251,7 @@ impl Default for RetryConfig {
             budget: 0.2,
             min_per_second: 10,
             statuses: Vec::new(),
+            attempt_timeout: None,
             hedge: None,
         }
     }

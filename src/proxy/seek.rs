@@ -131,6 +131,14 @@ impl<'a, A: Asker> Seeker<'a, A> {
         }
     }
 
+    /// A backend with a free place now; nobody waits for one.
+    pub fn at_once(&self) -> Option<Found> {
+        match self.look() {
+            Ok(Step::Found(found)) => Some(found),
+            Ok(Step::Wait(..)) | Err(_) => None,
+        }
+    }
+
     /// Reads one table: a pick, or why there is none.
     fn look(&self) -> Result<Step, SessionEnd> {
         let table = self.shared.table.load();

@@ -29,6 +29,7 @@ use crate::routing::latency::PeakEwma;
 use crate::routing::outcome::Answer;
 use crate::routing::outcome::Outcome;
 use crate::routing::outcome::Outcomes;
+use crate::routing::quantile::Quantiles;
 use crate::routing::room::WaitingRoom;
 use crate::routing::tally::Mark;
 use crate::routing::tally::Tally;
@@ -313,6 +314,8 @@ pub struct ClusterHandle {
     pub tally: Tally,
     /// Of its HTTP requests.
     pub retries: RetryBudget,
+    /// How long its reads take; measured where they are hedged.
+    pub reads: Quantiles,
     /// What only HTTP counts.
     pub http: ClusterHttp,
 }
@@ -326,6 +329,7 @@ impl ClusterHandle {
             cursor: AtomicU64::new(0),
             tally: Tally::default(),
             retries: RetryBudget::default(),
+            reads: Quantiles::default(),
             http: ClusterHttp::default(),
         }
     }

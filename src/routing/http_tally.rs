@@ -106,15 +106,18 @@ pub enum RetryReason {
     Lost,
     /// The answer's status is one of `retry.statuses`.
     Status,
+    /// No answer within `retry.attempt_timeout`.
+    Timeout,
 }
 
 impl RetryReason {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connect,
         Self::Unsent,
         Self::Refused,
         Self::Lost,
         Self::Status,
+        Self::Timeout,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -124,6 +127,7 @@ impl RetryReason {
             Self::Refused => "refused",
             Self::Lost => "lost",
             Self::Status => "status",
+            Self::Timeout => "timeout",
         }
     }
 }

@@ -59,6 +59,12 @@ impl CertificatesByName {
         Some(by_name)
     }
 
+    /// Whether both names get the same certificate; without the first, the default.
+    pub(super) fn are_one(&self, name: Option<&str>, other: &str) -> bool {
+        let shown = name.map_or(&self.default, |name| self.choose(name));
+        Arc::ptr_eq(shown, self.choose(other))
+    }
+
     fn choose(&self, name: &str) -> &Arc<CertifiedKey> {
         let name = name.to_ascii_lowercase();
         let wildcard = || {

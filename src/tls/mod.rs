@@ -56,6 +56,7 @@ pub struct TlsAcceptor {
     source: ListenerTlsConfig,
     fingerprint: u128,
     server: Arc<ServerConfig>,
+    certificates: Arc<CertificatesByName>,
     expiries: Arc<[CertificateExpiry]>,
 }
 
@@ -125,6 +126,11 @@ impl TlsAcceptor {
             .map_err(printable)
     }
 
+    /// Whether a client that asked for `sni` saw the certificate that it would see for `host`.
+    pub fn shows_the_same(&self, sni: Option<&str>, host: &str) -> bool {
+        self.certificates.are_one(sni, host)
+    }
+
     /// Of the certificates shown to clients, in the configuration's order.
     pub fn expiries(&self) -> &[CertificateExpiry] {
         &self.expiries
@@ -159,12 +165,14 @@ impl TlsAcceptor {
         }
         let certificates = CertificatesByName::new(&pairs)
             .ok_or_else(|| vec![TlsError::Settings("no certificate".to_owned())])?;
-        let server = server_config(config, provider, client_roots, certificates)
+        let certificates = Arc::new(certificates);
+        let server = server_config(config, provider, client_roots, Arc::clone(&certificates))
             .map_err(|error| vec![error])?;
         Ok(Self {
             source: config.clone(),
             fingerprint: files.fingerprint(),
             server: Arc::new(server),
+            certificates,
             expiries: pairs.into_iter().map(|pair| pair.expiry).collect(),
         })
     }
@@ -310,7 +318,7 @@ fn server_config(
     config: &ListenerTlsConfig,
     provider: Arc<CryptoProvider>,
     client_roots: Option<RootCertStore>,
-    certificates: CertificatesByName,
+    certificates: Arc<CertificatesByName>,
 ) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions(config.min_version))
@@ -323,7 +331,7 @@ fn server_config(
         ),
         None => builder.with_no_client_auth(),
     };
-    let mut server = builder.with_cert_resolver(Arc::new(certificates));
+    let mut server = builder.with_cert_resolver(certificates);
     server.alpn_protocols = alpn(&config.alpn);
     // Its keys are this listener's own: a ticket from a listener that asks for
     // no client certificate must not open one that does.

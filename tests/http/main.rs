@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
+mod failures;
 mod harness;
+mod holds;
 mod observed;
 mod recorder;
 mod requests;
+mod retries;
 #[path = "../support/mod.rs"]
 mod support;
+mod world;

@@ -18,6 +18,8 @@ pub type Answer = dyn Fn(&str) -> Vec<u8> + Send + Sync;
 
 /// What came over each connection.
 type Connections = Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>;
+/// At the end of an answer: no more answers on this connection.
+const HANG_UP: &[u8] = b"\0hang up";
 
 /// Understands requests with a head, `Content-Length` and chunks, in the simplest way; whatever
 /// a proxy smuggles behind them is kept and can be looked at.
@@ -34,7 +36,15 @@ impl Recorder {
         Self::answering(move |_| ok(&body))
     }
 
-    /// `answer` gets the head of each request and gives the whole answer.
+    /// Says this to each request that is no health check, and hangs up.
+    pub fn closing_after(answer: &'static [u8]) -> Self {
+        Self::answering(move |head| match head.starts_with("GET /check ") {
+            true => ok("fine"),
+            false => [answer, HANG_UP].concat(),
+        })
+    }
+
+    /// `answer` gets the head of each request and gives the whole answer; an empty one hangs up.
     pub fn answering(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -98,7 +108,9 @@ pub fn ok(body: &str) -> Vec<u8> {
 fn serve(mut stream: TcpStream, record: &Mutex<Vec<u8>>, answer: &Answer) {
     let mut unread = Vec::new();
     while let Ok(Some(head)) = next_request(&mut stream, &mut unread, record) {
-        if stream.write_all(&answer(&head)).is_err() {
+        let answer = answer(&head);
+        let said = answer.strip_suffix(HANG_UP).unwrap_or(&answer);
+        if stream.write_all(said).is_err() || said.is_empty() || said.len() < answer.len() {
             return;
         }
     }

@@ -7,7 +7,6 @@ use crate::harness::Plan;
 use crate::harness::status;
 use crate::recorder::Recorder;
 use crate::recorder::field;
-use crate::support::evergate::Until;
 use crate::support::http;
 
 #[test]
@@ -16,6 +15,8 @@ fn requests_of_one_connection_go_to_all_backends() {
     let addrs = backends.each_ref().map(Recorder::addr);
     let balance = "balance: {policy: round_robin}";
     let stage = Plan::default().cluster("web", &addrs, balance).start();
+    let evergate = &stage.evergate;
+    evergate.wait_for_metric("evergate_backend_up", &[], 3.0);
     let one = "GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n".repeat(8);
     let last = "GET /x HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
     let answers = stage.raw(format!("{one}{last}").as_bytes());
@@ -50,8 +51,8 @@ fn a_backend_is_told_who_asks_and_not_what_was_meant_for_the_proxy() {
 fn without_a_backend_the_answer_says_so_and_names_nobody() {
     let gone = crate::support::ports::free_addr();
     let keys = "failover: {hold: {for: 300ms, max_sessions: 10}}";
-    let plan = Plan::default().cluster("web", &[gone], keys);
-    let stage = plan.start_until(Until::Alive);
+    let stage = Plan::default().cluster("web", &[gone], keys);
+    let stage = stage.start_until(crate::support::evergate::Until::Alive);
     let headers = [("Accept", "application/json")];
     let answer = http::request(stage.addr, "GET", "/", &headers, b"").unwrap();
     assert_eq!(answer.status, 503, "{answer:?}");

@@ -280,6 +280,12 @@ pub(in crate::config) static RETRY: Section = Section {
             "Answers after which a request that may be repeated is sent again.",
         ),
         key(
+            "attempt_timeout",
+            Kind::Duration(1, DAY),
+            From("no limit"),
+            "An attempt without an answer after this is given up, if another may follow.",
+        ),
+        key(
             "hedge",
             Kind::Section(&HEDGE),
             Absent,

@@ -95,6 +95,7 @@ fn read_retry(sources: &mut Sources, http: &mut Reader<'_>) -> RetryConfig {
     let budget = retry.ratio(sources, "budget").unwrap_or_default();
     let min_per_second = retry.count(sources, "min_per_second").map(narrow);
     let statuses = retry.counts(sources, "statuses");
+    let attempt_timeout = retry.optional_duration(sources, "attempt_timeout");
     let hedge = read_hedge(sources, &mut retry);
     if attempts == Some(0) {
         refuse_beside_none(sources, &retry);
@@ -112,13 +113,20 @@ fn read_retry(sources: &mut Sources, http: &mut Reader<'_>) -> RetryConfig {
             .into_iter()
             .filter_map(|status| u16::try_from(status).ok())
             .collect(),
+        attempt_timeout,
         hedge,
     }
 }
 
 fn refuse_beside_none(sources: &mut Sources, retry: &Reader<'_>) {
     let attempts_at = retry.place("attempts");
-    for key in ["budget", "min_per_second", "statuses", "hedge"] {
+    for key in [
+        "budget",
+        "min_per_second",
+        "statuses",
+        "attempt_timeout",
+        "hedge",
+    ] {
         if let Some(entry) = retry.entry(key) {
             let message = format!("`{key}` has no effect with `attempts: 0`");
             let help = format!("allow an attempt, or remove `{key}`");

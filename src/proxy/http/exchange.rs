@@ -16,7 +16,7 @@ use http::header;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use crate::cluster::BackendId;
 use crate::cluster::Cause;
@@ -38,6 +38,7 @@ use crate::proxy::http::body::Lease;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::body::ResponseBody;
 use crate::proxy::http::body::Source;
+use crate::proxy::http::hedge;
 use crate::proxy::http::link::InFlight;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
@@ -47,6 +48,7 @@ use crate::proxy::http::prepare::Prepared;
 use crate::proxy::http::prepare::Refusal;
 use crate::proxy::http::prepare::Wanted;
 use crate::proxy::http::record::Record;
+use crate::proxy::http::retries::Retries;
 use crate::proxy::http::upstream;
 use crate::proxy::http::upstream::BackendIo;
 use crate::proxy::http::upstream::Upstream;
@@ -56,7 +58,6 @@ use crate::proxy::seek::Seeker;
 use crate::proxy::seek::report;
 use crate::routing::Answer;
 use crate::routing::BackendHandle;
-use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
 use crate::routing::KeySource;
 use crate::routing::LoginKeys;
@@ -80,6 +81,7 @@ pub async fn answer(
             let exchange = Exchange {
                 link: &link,
                 prepared: &prepared,
+                deadline: prepared.timeout().map(|limit| Instant::now() + limit),
             };
             exchange.run(request, &mut record).await
         }
@@ -98,35 +100,60 @@ pub async fn answer(
 }
 
 /// One request on its way.
-struct Exchange<'a> {
-    link: &'a Arc<Link>,
-    prepared: &'a Prepared,
+pub(super) struct Exchange<'a> {
+    pub link: &'a Arc<Link>,
+    pub prepared: &'a Prepared,
+    /// The answer's head is due; `None` = whenever.
+    deadline: Option<Instant>,
 }
 
 /// As the search for a backend sees it.
-struct Asking<'a> {
-    link: &'a Link,
-    prepared: &'a Prepared,
+pub(super) struct Asking<'a> {
+    pub link: &'a Link,
+    pub prepared: &'a Prepared,
 }
 
 /// A request, and a place to send it to.
-struct Attempt {
-    found: Found,
-    request: Request<RequestBody>,
+pub(super) struct Attempt {
+    pub found: Found,
+    pub request: Request<RequestBody>,
+}
+
+/// What attempts leave behind for the record.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    connect: Duration,
+    sent: u32,
+    backend: Option<Arc<BackendHandle>>,
+}
+
+impl Trail {
+    /// Enters what another attempt of the same request left.
+    fn add(&mut self, other: Self) {
+        self.connect += other.connect;
+        self.sent += other.sent;
+        if other.backend.is_some() {
+            self.backend = other.backend;
+        }
+    }
+
+    /// Not the one who has answered.
+    pub fn forget_backend(&mut self) {
+        self.backend = None;
+    }
 }
 
 /// Why there is no answer of this backend.
-enum Failed {
+pub(super) enum Failed {
     /// It has seen nothing of the request.
-    Unsent(Box<Request<RequestBody>>),
-    /// It says that it has not acted on the request.
-    Refused(Cause),
-    /// It may have acted on the request.
-    Sent(Cause, RetryReason),
+    Unsent(Request<RequestBody>),
+    /// It has seen the request, which may be sent once more: this copy of it.
+    Again(Request<RequestBody>, RetryReason),
+    /// It has seen the request, which may not be sent once more; or the client's body came to
+    /// no end.
+    Lost(Cause),
     /// The route's `timeout` is over.
     Late,
-    /// The client's body came to no end.
-    Client(Cause),
 }
 
 impl Watched for Asking<'_> {
@@ -170,46 +197,58 @@ impl Exchange<'_> {
         mut request: Request<RequestBody>,
         record: &mut Record,
     ) -> Result<Response<Source>, Refusal> {
-        let asking = Asking {
-            link: self.link,
-            prepared: self.prepared,
-        };
+        let asking = self.asking();
         let cluster = self.prepared.cluster.clone();
         let mut seeker = Seeker::new(&asking, cluster, Vec::new(), &self.link.shared);
-        let mut retries = Retries::new(self, &request);
+        let mut retries = Retries::new(self.prepared, &request, self.link);
+        let mut trail = Trail::default();
         loop {
             let found = self.next(&mut seeker, record).await?;
             let backend = found.place.backend().id;
             let handle = Arc::clone(&found.cluster.handle);
+            let hedge = hedge::plan(self.prepared, &found.cluster, &request);
             let attempt = Attempt { found, request };
-            let attempted = self.attempt(&mut seeker, attempt, &retries, record).await;
-            let failed = match attempted {
+            let attempted = match hedge {
+                None => {
+                    self.attempt(&mut seeker, attempt, &mut retries, &mut trail)
+                        .await
+                }
+                Some(plan) => {
+                    let first = self.attempt(&mut seeker, attempt, &mut retries, &mut trail);
+                    let raced = Box::pin(hedge::race(self, first, (plan, backend))).await;
+                    trail.add(raced.second);
+                    raced.attempted
+                }
+            };
+            record.connect += std::mem::take(&mut trail.connect);
+            record.attempts += std::mem::take(&mut trail.sent);
+            if let Some(backend) = &trail.backend {
+                record.set_backend(backend);
+            }
+            match attempted {
                 Ok(response) => {
                     drop(seeker.finish());
                     return Ok(response);
                 }
-                Err(failed) => failed,
-            };
-            let (next, cause) = match failed {
-                Failed::Unsent(back) => {
+                Err(Failed::Unsent(back)) => {
                     handle.http.count_retry(RetryReason::Unsent);
-                    request = *back;
-                    continue;
+                    request = back;
                 }
-                Failed::Late => return Err(Problem::BackendTimeout.into()),
-                Failed::Client(cause) => return Err(cause.into()),
-                Failed::Refused(cause) => {
-                    let reason = RetryReason::Refused;
-                    (retries.after_refusal().map(|it| (it, reason)), cause)
+                Err(Failed::Again(copy, reason)) => {
+                    handle.http.count_retry(reason);
+                    request = copy;
+                    seeker.tried.push(backend);
                 }
-                Failed::Sent(cause, reason) => {
-                    (retries.next(&handle).map(|it| (it, reason)), cause)
-                }
-            };
-            let (next, reason) = next.ok_or_else(|| Refusal::from(cause))?;
-            handle.http.count_retry(reason);
-            request = next;
-            seeker.tried.push(backend);
+                Err(Failed::Lost(cause)) => return Err(cause.into()),
+                Err(Failed::Late) => return Err(Problem::BackendTimeout.into()),
+            }
+        }
+    }
+
+    pub fn asking(&self) -> Asking<'_> {
+        Asking {
+            link: self.link,
+            prepared: self.prepared,
         }
     }
 
@@ -220,23 +259,25 @@ impl Exchange<'_> {
         record: &mut Record,
     ) -> Result<Found, Refusal> {
         let asked = Instant::now();
-        let found = seeker.next().await;
+        let found = within(self.deadline, seeker.next()).await;
         record.wait += asked.elapsed();
+        let found = found.ok_or(Problem::BackendTimeout)?;
         found.map_err(|end| end.cause.into())
     }
 
     /// Asks one backend, over a connection that is there or a new one.
-    async fn attempt(
+    pub async fn attempt(
         &self,
         seeker: &mut Seeker<'_, Asking<'_>>,
         Attempt { found, mut request }: Attempt,
-        retries: &Retries<'_>,
-        record: &mut Record,
+        retries: &mut Retries<'_>,
+        trail: &mut Trail,
     ) -> Result<Response<Source>, Failed> {
         let by = (self.link.cell.id, found.max_attempts());
         let pool = &self.link.worker.pool;
         let backend = Arc::clone(found.place.backend());
         let (cluster, entry, mut place) = found.into_parts();
+        trail.backend = Some(Arc::clone(&backend));
         loop {
             let pooled = pool.take(backend.id, self.link.cell.intent, &cluster.config);
             let is_reused = pooled.is_some();
@@ -244,9 +285,10 @@ impl Exchange<'_> {
                 Some(upstream) => Ok(upstream),
                 None => {
                     let started = Instant::now();
-                    let opened = self.open(&cluster, entry, &backend).await;
-                    record.connect += started.elapsed();
-                    opened
+                    let opened = self.open(&cluster, entry, &backend);
+                    let opened = within(self.deadline, opened).await;
+                    trail.connect += started.elapsed();
+                    opened.ok_or(Failed::Late)?
                 }
             };
             let upstream = match opened {
@@ -256,27 +298,28 @@ impl Exchange<'_> {
                     let lost = (Instant::now(), None);
                     let answer = Answer::GatewayError;
                     outcome::note(&self.link.shared, &backend, answer, lost);
-                    return Err(Failed::Unsent(Box::new(request)));
+                    return Err(Failed::Unsent(request));
                 }
             };
             if is_reused {
                 backend.http().count_reused();
             }
-            record.attempts += 1;
-            record.set_backend(&backend);
+            trail.sent += 1;
             let config = Arc::clone(&cluster.config);
             let mut lease = Lease::new(upstream, config, Arc::clone(pool), place);
-            match self.send(&mut lease, request).await {
-                Ok(response) if retries.wanted(&cluster, response.status()) => {
-                    let cause = Cause::UnexpectedAnswer;
-                    return Err(Failed::Sent(cause, RetryReason::Status));
-                }
+            match self
+                .send(&mut lease, request, (&cluster, &mut *retries))
+                .await
+            {
                 Ok(mut response) => {
+                    if let Some(copy) = retries.after_answer(&cluster, response.status()) {
+                        return Err(Failed::Again(copy, RetryReason::Status));
+                    }
                     let by = (self.prepared, &**self.link);
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
                     return self.answered(response, lease).await;
                 }
-                Err(Failed::Unsent(back)) => request = *back,
+                Err(Failed::Unsent(back)) => request = back,
                 Err(failed) => return Err(failed),
             }
             // An idle connection that the backend has closed meanwhile says nothing about it.
@@ -288,7 +331,7 @@ impl Exchange<'_> {
                         error: io::ErrorKind::UnexpectedEof.into(),
                     };
                     seeker.note_failure(&backend, &failed, by);
-                    return Err(Failed::Unsent(Box::new(request)));
+                    return Err(Failed::Unsent(request));
                 }
             }
         }
@@ -319,60 +362,80 @@ impl Exchange<'_> {
         Ok(upstream)
     }
 
+    /// Sends the request and waits for the answer's head.
     async fn send(
         &self,
         lease: &mut Lease,
         request: Request<RequestBody>,
+        (cluster, retries): (&ClusterTable, &mut Retries<'_>),
     ) -> Result<Response<Incoming>, Failed> {
         let Some(upstream) = lease.upstream() else {
-            return Err(Failed::Unsent(Box::new(request)));
+            return Err(Failed::Unsent(request));
         };
         upstream.cell.count_request();
         let sent = Instant::now();
-        let sending = upstream.sender.send(request);
-        let answered = match self.prepared.timeout() {
-            None => sending.await,
-            Some(limit) => match timeout(limit, sending).await {
-                Ok(answered) => answered,
-                Err(_) => {
-                    let late = Answer::GatewayError;
-                    let backend = &upstream.cell.backend;
-                    outcome::note(&self.link.shared, backend, late, (sent, None));
+        let is_read = hedge::is_read(&request);
+        let mut sending = std::pin::pin!(upstream.sender.send(request));
+        let cell = &upstream.cell;
+        let note = |answer, retry_after| {
+            outcome::note(
+                &self.link.shared,
+                &cell.backend,
+                answer,
+                (sent, retry_after),
+            );
+        };
+        let patience = retries.patience().map(|limit| sent + limit);
+        let first = match patience {
+            Some(patience) if self.deadline.is_none_or(|deadline| patience < deadline) => {
+                within(Some(patience), &mut sending).await
+            }
+            _ => None,
+        };
+        if first.is_none()
+            && patience.is_some_and(|patience| patience <= Instant::now())
+            && let Some(copy) = retries.next(&cluster.handle)
+        {
+            note(Answer::GatewayError, None);
+            return Err(Failed::Again(copy, RetryReason::Timeout));
+        }
+        let answered = match first {
+            Some(answered) => answered,
+            None => match within(self.deadline, sending).await {
+                Some(answered) => answered,
+                None => {
+                    note(Answer::GatewayError, None);
                     return Err(Failed::Late);
                 }
             },
         };
-        let cell = &upstream.cell;
-        match answered {
+        let mut error = match answered {
             Ok(response) => {
                 let status = Answer::Status(response.status().as_u16());
-                let retry_after = retry_after(&response);
-                outcome::note(
-                    &self.link.shared,
-                    &cell.backend,
-                    status,
-                    (sent, retry_after),
-                );
-                Ok(response)
-            }
-            Err(mut error) => match error.take_message() {
-                Some(request) => Err(Failed::Unsent(Box::new(request))),
-                None => {
-                    let error = error.into_error();
-                    let cause = cell.severed().unwrap_or_else(|| cause_of(&error));
-                    if is_refusal(&error) {
-                        return Err(Failed::Refused(cause));
-                    }
-                    if is_of_client(&error) {
-                        return Err(Failed::Client(cause));
-                    }
-                    let lost = Answer::GatewayError;
-                    outcome::note(&self.link.shared, &cell.backend, lost, (sent, None));
-                    report(&self.link.shared, &cell.backend, cause);
-                    Err(Failed::Sent(cause, RetryReason::Lost))
+                note(status, retry_after(&response));
+                if is_read && hedge::config(cluster).is_some() {
+                    cluster.handle.reads.record(sent.elapsed());
                 }
-            },
+                return Ok(response);
+            }
+            Err(error) => error,
+        };
+        if let Some(request) = error.take_message() {
+            return Err(Failed::Unsent(request));
         }
+        let error = error.into_error();
+        let cause = cell.severed().unwrap_or_else(|| cause_of(&error));
+        if is_of_client(&error) {
+            return Err(Failed::Lost(cause));
+        }
+        let (next, reason) = if is_refusal(&error) {
+            (retries.after_refusal(), RetryReason::Refused)
+        } else {
+            note(Answer::GatewayError, None);
+            report(&self.link.shared, &cell.backend, cause);
+            (retries.next(&cluster.handle), RetryReason::Lost)
+        };
+        Err(next.map_or(Failed::Lost(cause), |copy| Failed::Again(copy, reason)))
     }
 
     /// What the client gets of a backend's answer.
@@ -396,14 +459,14 @@ impl Exchange<'_> {
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
         if !prepare::may_switch(&response, self.prepared) {
-            return Err(Failed::Sent(Cause::BadProtocol, RetryReason::Lost));
+            return Err(Failed::Lost(Cause::BadProtocol));
         }
         let upgraded = hyper::upgrade::on(&mut response).await;
         let parts = upgraded
             .ok()
             .and_then(|it| it.downcast::<TokioIo<BackendIo>>().ok());
         let (Some(parts), Some(place)) = (parts, lease.into_place()) else {
-            return Err(Failed::Sent(Cause::BadProtocol, RetryReason::Lost));
+            return Err(Failed::Lost(Cause::BadProtocol));
         };
         self.link.set_upgrade(Upgrade {
             backend: parts.io.into_inner().into_transport(),
@@ -461,74 +524,12 @@ fn is_refusal(error: &hyper::Error) -> bool {
     error.is_remote() && (reason == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
 }
 
-/// A copy of a request that may be sent again, and how often it may.
-struct Retries<'a> {
-    exchange: &'a Exchange<'a>,
-    /// Only of a request whose body can be had again.
-    copy: Option<Request<()>>,
-    left: u32,
-}
-
-impl<'a> Retries<'a> {
-    fn new(exchange: &'a Exchange<'a>, request: &Request<RequestBody>) -> Self {
-        let prepared = exchange.prepared;
-        let may_be_had_again = matches!(request.body(), RequestBody::Empty);
-        let is_worth_a_copy = prepared.is_idempotent || prepared.version == HttpVersion::Two;
-        Self {
-            exchange,
-            copy: (prepared.retries > 0 && is_worth_a_copy && may_be_had_again)
-                .then(|| head_of(request)),
-            left: prepared.retries,
-        }
+/// `None`: the deadline came first.
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        None => Some(work.await),
+        Some(deadline) => timeout_at(deadline.into(), work).await.ok(),
     }
-
-    fn may(&self) -> bool {
-        self.left > 0 && self.copy.is_some()
-    }
-
-    /// After an attempt that had no effect.
-    fn after_refusal(&mut self) -> Option<Request<RequestBody>> {
-        if !self.may() {
-            return None;
-        }
-        self.left -= 1;
-        let copy = self.copy.as_ref()?;
-        Some(head_of(copy).map(|()| RequestBody::Empty))
-    }
-
-    /// After an attempt that may have had an effect.
-    fn next(&mut self, cluster: &ClusterHandle) -> Option<Request<RequestBody>> {
-        let prepared = self.exchange.prepared;
-        if !self.may() || !prepared.is_idempotent {
-            return None;
-        }
-        let now = self.exchange.link.shared.uptime();
-        if !cluster.retries.take(prepared.min_retries_per_second, now) {
-            cluster.http.count_retry_denied();
-            return None;
-        }
-        self.after_refusal()
-    }
-
-    /// Whether an answer is worth another attempt: the file says so, or the backend is not the one
-    /// for this request (RFC 9110, 15.5.20).
-    fn wanted(&self, cluster: &ClusterTable, status: StatusCode) -> bool {
-        let http = cluster.config.http.as_deref();
-        let is_named = http.is_some_and(|http| http.retry.statuses.contains(&status.as_u16()));
-        (is_named || status == StatusCode::MISDIRECTED_REQUEST)
-            && self.may()
-            && self.exchange.prepared.is_idempotent
-            && cluster.eligible_for(self.exchange.link.cell.intent) > 1
-    }
-}
-
-fn head_of<T>(request: &Request<T>) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 fn version(config: &ClusterConfig) -> HttpVersion {

@@ -8,12 +8,14 @@ mod access_log;
 mod body;
 mod client_io;
 mod exchange;
+mod hedge;
 mod link;
 mod outcome;
 mod pool;
 mod prepare;
 mod record;
 mod refusal;
+mod retries;
 mod serve;
 mod upstream;
 

@@ -58,6 +58,8 @@ pub struct Prepared {
     /// Further attempts after one that may have been acted on.
     pub retries: u32,
     pub min_retries_per_second: u32,
+    /// Of one attempt that another may follow.
+    pub attempt_timeout: Option<Duration>,
     pub is_idempotent: bool,
     pub hop: Hop,
     pub version: HttpVersion,
@@ -141,6 +143,7 @@ pub fn prepare(
         sticky: seen.sticky,
         retries: seen.retries,
         min_retries_per_second: seen.min_retries_per_second,
+        attempt_timeout: seen.attempt_timeout,
         is_idempotent: message::is_idempotent(&parts.method),
         version: seen.version,
         hop,
@@ -177,6 +180,7 @@ struct Seen {
     sticky: Option<usize>,
     retries: u32,
     min_retries_per_second: u32,
+    attempt_timeout: Option<Duration>,
     version: HttpVersion,
     uri: Uri,
     authority: Option<String>,
@@ -191,6 +195,7 @@ impl Seen {
     ) -> Result<Self, Problem> {
         let target = target::read(&parts.method, &parts.uri, parts.version, &parts.headers)
             .map_err(|_| Problem::BadRequest)?;
+        check_certificate(entry, record.link(), target.host.as_deref())?;
         let view = HttpRequestView {
             host: target.host.as_deref(),
             path: &target.path,
@@ -225,6 +230,7 @@ impl Seen {
             sticky,
             retries: http.retry.attempts,
             min_retries_per_second: http.retry.min_per_second,
+            attempt_timeout: http.retry.attempt_timeout,
             version: http.version,
             uri,
             host_field: target.host_field(),
@@ -239,6 +245,22 @@ impl Seen {
             authority: self.authority.as_deref(),
             port: link.cell.bind.port(),
         }
+    }
+}
+
+/// A connection was made for the names in the certificate that the client has seen. Requests for
+/// hosts of another one are misdirected (RFC 9110, 7.4 and 15.5.20).
+fn check_certificate(
+    entry: &ListenerEntry,
+    link: &Link,
+    host: Option<&str>,
+) -> Result<(), Problem> {
+    let (Some(tls), Some(host), true) = (&entry.tls, host, link.is_tls) else {
+        return Ok(());
+    };
+    match tls.shows_the_same(link.origin.sni.as_deref(), host) {
+        true => Ok(()),
+        false => Err(Problem::Misdirected),
     }
 }
 

@@ -1,0 +1,112 @@
+//! When a request is sent once more, to another backend.
+
+use std::time::Duration;
+
+use http::Request;
+use http::StatusCode;
+
+use crate::config::HttpVersion;
+use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::link::Link;
+use crate::proxy::http::prepare::Prepared;
+use crate::routing::ClusterHandle;
+use crate::routing::ClusterTable;
+
+/// A copy of a request that may be sent again, and how often it may.
+#[derive(Debug)]
+pub struct Retries<'a> {
+    prepared: &'a Prepared,
+    link: &'a Link,
+    /// Only of a request whose body can be had again.
+    copy: Option<Request<()>>,
+    left: u32,
+}
+
+impl<'a> Retries<'a> {
+    pub fn new(prepared: &'a Prepared, request: &Request<RequestBody>, link: &'a Link) -> Self {
+        let may_be_had_again = matches!(request.body(), RequestBody::Empty);
+        let is_worth_a_copy = prepared.is_idempotent || prepared.version == HttpVersion::Two;
+        Self {
+            prepared,
+            link,
+            copy: (prepared.retries > 0 && is_worth_a_copy && may_be_had_again)
+                .then(|| head_of(request)),
+            left: prepared.retries,
+        }
+    }
+
+    /// Of a copy that is sent beside the first: if it fails, the first goes on.
+    pub fn none(prepared: &'a Prepared, link: &'a Link) -> Self {
+        Self {
+            prepared,
+            link,
+            copy: None,
+            left: 0,
+        }
+    }
+
+    /// How long an attempt may take while another may follow.
+    pub fn patience(&self) -> Option<Duration> {
+        let may_follow = self.may() && self.prepared.is_idempotent;
+        self.prepared.attempt_timeout.filter(|_| may_follow)
+    }
+
+    /// After an attempt that had no effect.
+    pub fn after_refusal(&mut self) -> Option<Request<RequestBody>> {
+        if !self.may() {
+            return None;
+        }
+        self.left -= 1;
+        self.copy.as_ref().map(body_less)
+    }
+
+    /// After an attempt that may have had an effect.
+    pub fn next(&mut self, cluster: &ClusterHandle) -> Option<Request<RequestBody>> {
+        if !self.may() || !self.prepared.is_idempotent {
+            return None;
+        }
+        let min_per_second = self.prepared.min_retries_per_second;
+        if !cluster
+            .retries
+            .take(min_per_second, self.link.shared.uptime())
+        {
+            cluster.http.count_retry_denied();
+            return None;
+        }
+        self.after_refusal()
+    }
+
+    /// After an answer that is worth another attempt: the file says so, or the backend is not the
+    /// one for this request (RFC 9110, 15.5.20). Without another attempt the client gets it.
+    pub fn after_answer(
+        &mut self,
+        cluster: &ClusterTable,
+        status: StatusCode,
+    ) -> Option<Request<RequestBody>> {
+        let http = cluster.config.http.as_deref();
+        let is_named = http.is_some_and(|http| http.retry.statuses.contains(&status.as_u16()));
+        let is_misdirected = status == StatusCode::MISDIRECTED_REQUEST;
+        if !(is_named || is_misdirected) || cluster.eligible_for(self.link.cell.intent) < 2 {
+            return None;
+        }
+        self.next(&cluster.handle)
+    }
+
+    fn may(&self) -> bool {
+        self.left > 0 && self.copy.is_some()
+    }
+}
+
+fn head_of<T>(request: &Request<T>) -> Request<()> {
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// The same request, for which there is no body to send.
+pub fn body_less<T>(request: &Request<T>) -> Request<RequestBody> {
+    head_of(request).map(|()| RequestBody::Empty)
+}
