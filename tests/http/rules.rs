@@ -89,6 +89,7 @@ fn only_trusted_peers_say_who_asks() {
         "{appended}"
     );
     assert!(appended.contains("for=127.0.0.1"), "{appended}");
+    assert_eq!(field(appended, "x-real-ip"), Some("203.0.113.7"));
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn a_client_over_its_rate_waits_and_others_do_not() {
     let plan = Plan::new(&[backend.addr()]).listener(&routes);
     let stage = plan.start();
     let mut client = stage.connect();
-    let mut ask = |client: &mut std::net::TcpStream, path: &str| {
+    let ask = |client: &mut std::net::TcpStream, path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n");
         client.write_all(request.as_bytes()).unwrap();
         read_answer(client)
