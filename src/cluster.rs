@@ -328,6 +328,8 @@ causes! {
     BodyTooLarge => "body_too_large",
     /// A body stood still for `body_timeout`.
     BodyTimeout => "body_timeout",
+    /// The connection is older than the listener's `http.max_age`.
+    MaxAge => "max_age",
     /// The answer did not begin within the route's `timeout`.
     AnswerTimeout => "answer_timeout",
     /// The client is over its route's `rate_limit`.

@@ -27,6 +27,8 @@ pub fn not_ready(stage: Stage, table: &RoutingTable) -> Option<&'static str> {
 
 fn has_eligible(listener: &ListenerEntry, table: &RoutingTable) -> bool {
     let routes = listener.config.routes.iter().map(|route| &route.cluster);
+    let http = listener.config.http.iter().flat_map(|http| &http.routes);
+    let routes = routes.chain(http.map(|route| &route.cluster));
     let mut clusters = listener.config.cluster.iter().chain(routes);
     clusters.any(|name| {
         let cluster = table.clusters.get(name);

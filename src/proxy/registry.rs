@@ -83,6 +83,10 @@ struct Control {
     finish: Option<Cause>,
     waker: Option<Waker>,
     deadline: Option<(Instant, Cause)>,
+    /// The client takes nothing of what it was sent; it has until then.
+    stalled_until: Option<Instant>,
+    /// From then on, as `finish`.
+    finish_at: Option<(Instant, Cause)>,
     last_active: Instant,
     counted_received: u64,
     counted_sent: u64,
@@ -139,6 +143,8 @@ impl SessionCell {
                 finish: None,
                 waker: None,
                 deadline: None,
+                stalled_until: None,
+                finish_at: None,
                 last_active: now,
                 counted_received: 0,
                 counted_sent: 0,
@@ -255,6 +261,17 @@ impl SessionCell {
         self.lock().finish.get_or_insert(cause);
     }
 
+    /// As [`Self::finish`], from that time on, and not between two requests that follow closely:
+    /// the answer to the second can announce the end.
+    pub fn finish_at(&self, at: Instant, cause: Cause) {
+        self.lock().finish_at.get_or_insert((at, cause));
+    }
+
+    /// Gives a client that takes nothing more of its answer until then; `None`: it does.
+    pub fn set_stalled_until(&self, deadline: Option<Instant>) {
+        self.lock().stalled_until = deadline;
+    }
+
     /// Gives the session until `deadline`. The first cause stays, apart from an opening's, which
     /// is taken back when that is whole.
     pub fn set_deadline(&self, deadline: Instant, cause: Cause) {
@@ -364,8 +381,14 @@ impl SessionCell {
             .backend
             .as_ref()
             .map(|backend| backend.fate(self.intent));
-        self.set_grace(&mut control, fate);
         let idle = now.saturating_duration_since(control.last_active);
+        if let Some((at, cause)) = control.finish_at
+            && at <= now
+            && idle >= BUSY
+        {
+            control.finish.get_or_insert(cause);
+        }
+        self.set_grace(&mut control, fate);
         let cause = match (fate, control.deadline) {
             (Some(Fate::Sever { cause }), _) => cause,
             (Some(Fate::Drain { deadline, cause } | Fate::Grace { deadline, cause }), _)
@@ -377,6 +400,7 @@ impl SessionCell {
                 control.grace.unwrap_or(Cause::Shutdown)
             }
             (_, Some((deadline, cause))) if deadline <= now => cause,
+            _ if control.stalled_until.is_some_and(|until| until <= now) => Cause::BodyTimeout,
             _ if self.is_idle_for_too_long(idle) => Cause::IdleTimeout,
             _ => {
                 self.ask_to_park(&control, idle);

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::recorder::field;
 use crate::support::evergate::Evergate;
 use crate::support::evergate::Until;
 use crate::support::ports::free_addr;
@@ -21,6 +22,7 @@ pub struct Plan {
     pub clusters: Vec<(&'static str, Vec<SocketAddr>, String)>,
     /// Further keys of the listener.
     pub listener: String,
+    has_no_default: bool,
 }
 
 pub struct Stage {
@@ -44,6 +46,12 @@ impl Plan {
         self
     }
 
+    /// Only routes lead somewhere.
+    pub fn without_default(mut self) -> Self {
+        self.has_no_default = true;
+        self
+    }
+
     pub fn yaml(&self, addr: SocketAddr) -> String {
         let mut yaml = "version: 1\nclusters:\n".to_owned();
         for (name, backends, keys) in &self.clusters {
@@ -53,9 +61,12 @@ impl Plan {
                 format!("{backends:?}").replace('"', "")
             );
         }
-        let first = self.clusters[0].0;
+        let default = match self.has_no_default {
+            true => String::new(),
+            false => format!("cluster: {}, ", self.clusters[0].0),
+        };
         let keys = &self.listener;
-        yaml += &format!("listeners:\n  web: {{bind: '{addr}', cluster: {first}, {keys}}}\n");
+        yaml += &format!("listeners:\n  web: {{bind: '{addr}', {default}{keys}}}\n");
         yaml
     }
 
@@ -102,4 +113,30 @@ impl Stage {
 pub fn status(answer: &str) -> u16 {
     let status = answer.split(' ').nth(1).and_then(|it| it.parse().ok());
     status.unwrap_or_else(|| panic!("no answer: {answer:?}"))
+}
+
+/// The head of an answer, and not a byte more.
+#[track_caller]
+pub fn read_head(stream: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        let read = stream.read(&mut byte).unwrap();
+        assert_eq!(read, 1, "cut off: {}", String::from_utf8_lossy(&head));
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+/// One answer with a length, or one that has no body; not a byte more.
+#[track_caller]
+pub fn read_answer(stream: &mut impl Read) -> String {
+    let mut answer = read_head(stream);
+    let head = answer.to_ascii_lowercase();
+    if let Some(length) = field(&head, "content-length") {
+        let mut body = vec![0; length.parse().unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        answer += &String::from_utf8_lossy(&body);
+    }
+    answer
 }

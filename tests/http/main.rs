@@ -2,13 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
+mod access;
 mod failures;
 mod harness;
 mod holds;
+mod lenient;
+mod limits;
 mod observed;
 mod recorder;
 mod requests;
 mod retries;
+mod routes;
+mod rules;
+mod smuggling;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;

@@ -9,12 +9,13 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-/// What the backend answers once it has a whole request.
-pub type Answer = dyn Fn(&str) -> Vec<u8> + Send + Sync;
+/// What a backend does with a connection whose first head has come.
+type Script = dyn Fn(String, &mut Connection) + Send + Sync;
 
 /// What came over each connection.
 type Connections = Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>;
@@ -26,7 +27,17 @@ const HANG_UP: &[u8] = b"\0hang up";
 pub struct Recorder {
     addr: SocketAddr,
     connections: Connections,
+    /// Connections that still last, health checks aside.
+    open: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
+}
+
+/// One connection of a proxy.
+pub struct Connection {
+    pub stream: TcpStream,
+    /// Read, and not understood yet.
+    unread: Vec<u8>,
+    record: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Recorder {
@@ -46,29 +57,76 @@ impl Recorder {
 
     /// `answer` gets the head of each request and gives the whole answer; an empty one hangs up.
     pub fn answering(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::start(Arc::new(move |first, connection| {
+            let mut next = Some(first);
+            while let Some(head) = next {
+                if connection.skip_body(&head).is_err() {
+                    return;
+                }
+                let answer = answer(&head);
+                let said = answer.strip_suffix(HANG_UP).unwrap_or(&answer);
+                if !connection.send(said) || said.is_empty() || said.len() < answer.len() {
+                    return;
+                }
+                next = connection.next_head().ok().flatten();
+            }
+        }))
+    }
+
+    /// `script` gets the first head of each connection, and the connection; its end closes it.
+    /// Health checks are answered.
+    pub fn scripted(script: impl Fn(String, &mut Connection) + Send + Sync + 'static) -> Self {
+        Self::start(Arc::new(move |head, connection| {
+            match head.starts_with("GET /check ") {
+                true => _ = connection.send(&ok("")),
+                false => script(head, connection),
+            }
+        }))
+    }
+
+    fn start(script: Arc<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
         let recorder = Self {
-            addr,
+            addr: listener.local_addr().unwrap(),
             connections: Arc::default(),
+            open: Arc::default(),
             stopped: Arc::default(),
         };
         let connections = Arc::clone(&recorder.connections);
+        let open = Arc::clone(&recorder.open);
         let stopped = Arc::clone(&recorder.stopped);
-        let answer: Arc<Answer> = Arc::new(answer);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                let bytes = Arc::<Mutex<Vec<u8>>>::default();
-                connections.lock().unwrap().push(Arc::clone(&bytes));
-                let answer = Arc::clone(&answer);
+                let record = Arc::<Mutex<Vec<u8>>>::default();
+                connections.lock().unwrap().push(Arc::clone(&record));
+                let mut connection = Connection {
+                    stream,
+                    unread: Vec::new(),
+                    record,
+                };
+                let (script, open) = (Arc::clone(&script), Arc::clone(&open));
                 // The peer's end ends it.
-                thread::spawn(move || serve(stream, &bytes, &*answer));
+                thread::spawn(move || {
+                    let Ok(Some(head)) = connection.next_head() else {
+                        return;
+                    };
+                    let counts = usize::from(!head.starts_with("GET /check "));
+                    open.fetch_add(counts, Ordering::AcqRel);
+                    script(head, &mut connection);
+                    drop(connection);
+                    open.fetch_sub(counts, Ordering::AcqRel);
+                });
             }
         });
         recorder
+    }
+
+    /// Connections with a request that still last.
+    pub fn open_requests(&self) -> usize {
+        self.open.load(Ordering::Acquire)
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -105,60 +163,92 @@ pub fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-fn serve(mut stream: TcpStream, record: &Mutex<Vec<u8>>, answer: &Answer) {
-    let mut unread = Vec::new();
-    while let Ok(Some(head)) = next_request(&mut stream, &mut unread, record) {
-        let answer = answer(&head);
-        let said = answer.strip_suffix(HANG_UP).unwrap_or(&answer);
-        if stream.write_all(said).is_err() || said.is_empty() || said.len() < answer.len() {
-            return;
+impl Connection {
+    /// Whether it could be sent.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// Until the peer closes.
+    pub fn read_to_end(&mut self) {
+        while self.more().is_ok_and(|is_open| is_open) {}
+    }
+
+    /// The head of the next request; `None`: the peer has closed.
+    pub fn next_head(&mut self) -> io::Result<Option<String>> {
+        let end = loop {
+            if let Some(at) = find(&self.unread, b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.more()? {
+                return Ok(None);
+            }
+        };
+        let head: Vec<u8> = self.unread.drain(..end).collect();
+        Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+    }
+
+    /// Takes off the body of a request with this head.
+    pub fn skip_body(&mut self, head: &str) -> io::Result<()> {
+        let lower = head.to_ascii_lowercase();
+        let end = if field(&lower, "transfer-encoding").is_some() {
+            loop {
+                if let Some(at) = end_of_chunks(&self.unread) {
+                    break at;
+                }
+                self.must_read()?;
+            }
+        } else if let Some(length) = field(&lower, "content-length") {
+            let length: usize = length.parse().map_err(io::Error::other)?;
+            while self.unread.len() < length {
+                self.must_read()?;
+            }
+            length
+        } else {
+            0
+        };
+        self.unread.drain(..end);
+        Ok(())
+    }
+
+    fn must_read(&mut self) -> io::Result<()> {
+        match self.more()? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    /// Whether the peer has sent more, and not closed.
+    fn more(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; 16 << 10];
+        let read = self.stream.read(&mut buffer)?;
+        self.record
+            .lock()
+            .unwrap()
+            .extend_from_slice(&buffer[..read]);
+        self.unread.extend_from_slice(&buffer[..read]);
+        Ok(read > 0)
     }
 }
 
-/// The head of the next request, its body taken off; `None`: the peer has closed.
-fn next_request(
-    stream: &mut TcpStream,
-    unread: &mut Vec<u8>,
-    record: &Mutex<Vec<u8>>,
-) -> io::Result<Option<String>> {
-    let end = loop {
-        if let Some(at) = find(unread, b"\r\n\r\n") {
-            break at + 4;
+/// Where a body of chunks ends, with its trailers.
+fn end_of_chunks(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let line = find(&bytes[at..], b"\r\n")?;
+        let size = std::str::from_utf8(&bytes[at..at + line]).ok()?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        at += line + 2;
+        if size == 0 {
+            break;
         }
-        if !more(stream, unread, record)? {
-            return Ok(None);
-        }
-    };
-    let head = String::from_utf8_lossy(&unread[..end]).into_owned();
-    unread.drain(..end);
-    let lower = head.to_ascii_lowercase();
-    if lower.contains("\r\ntransfer-encoding:") {
-        while find(unread, b"0\r\n\r\n").is_none() {
-            if !more(stream, unread, record)? {
-                return Ok(None);
-            }
-        }
-        let end = find(unread, b"0\r\n\r\n").unwrap() + 5;
-        unread.drain(..end);
-    } else if let Some(length) = field(&lower, "content-length") {
-        let length: usize = length.parse().map_err(io::Error::other)?;
-        while unread.len() < length {
-            if !more(stream, unread, record)? {
-                return Ok(None);
-            }
-        }
-        unread.drain(..length);
+        at += size + 2;
+        bytes.get(at..)?;
     }
-    Ok(Some(head))
-}
-
-fn more(stream: &mut TcpStream, unread: &mut Vec<u8>, record: &Mutex<Vec<u8>>) -> io::Result<bool> {
-    let mut buffer = [0; 16 << 10];
-    let read = stream.read(&mut buffer)?;
-    record.lock().unwrap().extend_from_slice(&buffer[..read]);
-    unread.extend_from_slice(&buffer[..read]);
-    Ok(read > 0)
+    match bytes[at..].starts_with(b"\r\n") {
+        true => Some(at + 2),
+        false => Some(at + find(&bytes[at..], b"\r\n\r\n")? + 4),
+    }
 }
 
 /// The value of a field in a head of lower case.

@@ -7,6 +7,7 @@ use crate::harness::Plan;
 use crate::harness::status;
 use crate::recorder::Recorder;
 use crate::recorder::field;
+use crate::support::evergate::Until;
 use crate::support::http;
 
 #[test]
@@ -51,8 +52,8 @@ fn a_backend_is_told_who_asks_and_not_what_was_meant_for_the_proxy() {
 fn without_a_backend_the_answer_says_so_and_names_nobody() {
     let gone = crate::support::ports::free_addr();
     let keys = "failover: {hold: {for: 300ms, max_sessions: 10}}";
-    let stage = Plan::default().cluster("web", &[gone], keys);
-    let stage = stage.start_until(crate::support::evergate::Until::Alive);
+    let plan = Plan::default().cluster("web", &[gone], keys);
+    let stage = plan.start_until(Until::Alive);
     let headers = [("Accept", "application/json")];
     let answer = http::request(stage.addr, "GET", "/", &headers, b"").unwrap();
     assert_eq!(answer.status, 503, "{answer:?}");

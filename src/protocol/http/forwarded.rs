@@ -75,11 +75,15 @@ fn remove_claims(headers: &mut HeaderMap) {
     }
 }
 
+/// `X-Real-IP` is not ours to set, and many applications believe it.
 /// Also with underscores: many servers of applications see no difference (CGI, WSGI).
 fn is_claim(name: &HeaderName) -> bool {
     match name.as_str().as_bytes() {
         b"forwarded" => true,
         [b'x', b'-' | b'_', rest @ ..] => {
+            if matches!(rest, b"real-ip" | b"real_ip") {
+                return true;
+            }
             let rest = rest.strip_prefix(b"forwarded");
             rest.is_some_and(|rest| matches!(rest, [b'-' | b'_', ..]))
         }

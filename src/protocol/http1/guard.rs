@@ -170,6 +170,18 @@ impl Guard {
         }
     }
 
+    /// Whether a head has passed whose body has not ended.
+    pub fn is_in_body(&self) -> bool {
+        matches!(
+            self.state,
+            State::Body(_)
+                | State::ChunkSize { .. }
+                | State::ChunkData { .. }
+                | State::ChunkEnd { .. }
+                | State::Trailers { .. }
+        )
+    }
+
     /// Requests whose head has come whole. The last of them is the one that bytes wait for.
     pub fn requests(&self) -> u64 {
         self.requests

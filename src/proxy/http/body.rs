@@ -20,10 +20,15 @@ use tokio::time::Sleep;
 
 use crate::cluster::Cause;
 use crate::config::ClusterConfig;
+use crate::proxy::http::link::Link;
 use crate::proxy::http::pool::Pool;
 use crate::proxy::http::record::Record;
 use crate::proxy::http::upstream::Upstream;
 use crate::proxy::place::Place;
+
+/// What a connection may hold in one direction while its peer takes nothing: enough for a fast
+/// transfer, and bounded for many clients that do not read.
+pub const MAX_BUFFER_BYTES: usize = 128 << 10;
 
 /// Why a body came to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,13 +88,14 @@ pub struct ClientBody {
     /// What may still come.
     left: u64,
     received: Arc<AtomicU64>,
+    link: Arc<Link>,
 }
 
 impl RequestBody {
     pub fn new(
         incoming: Incoming,
         (timeout, max_bytes): (Duration, Option<u64>),
-        received: impl FnOnce() -> Arc<AtomicU64>,
+        record: &Record,
     ) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
@@ -98,7 +104,8 @@ impl RequestBody {
             incoming,
             stall: Stall::new(timeout),
             left: max_bytes.unwrap_or(u64::MAX),
-            received: received(),
+            received: record.received(),
+            link: Arc::clone(record.link()),
         }))
     }
 }
@@ -145,7 +152,10 @@ impl ClientBody {
                 self.received.fetch_add(bytes, Ordering::Relaxed);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError(Cause::Closed)))),
+            Poll::Ready(Some(Err(_))) => {
+                let cause = self.link.cause_of_cut_body();
+                Poll::Ready(Some(Err(BodyError(cause))))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending if self.stall.poll_elapsed(cx) => {
                 Poll::Ready(Some(Err(BodyError(Cause::BodyTimeout))))
@@ -161,6 +171,7 @@ pub struct ResponseBody {
     source: Source,
     /// The exchange lasts as long as its body.
     record: Record,
+    has_ended: bool,
 }
 
 #[derive(Debug)]
@@ -171,7 +182,11 @@ pub enum Source {
 
 impl ResponseBody {
     pub fn new(source: Source, record: Record) -> Self {
-        Self { source, record }
+        Self {
+            source,
+            record,
+            has_ended: false,
+        }
     }
 }
 
@@ -281,6 +296,14 @@ impl Drop for BackendBody {
     }
 }
 
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if !self.is_end_stream() {
+            self.record.set_cut();
+        }
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -300,16 +323,18 @@ impl Body for ResponseBody {
                 this.record.sent_bytes += bytes as u64;
             }
             Poll::Ready(Some(Err(BodyError(cause)))) => this.record.set_cause(*cause),
-            Poll::Ready(None) | Poll::Pending => {}
+            Poll::Ready(None) => this.has_ended = true,
+            Poll::Pending => {}
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(own) => own.is_end_stream(),
-            Source::Backend(backend) => backend.incoming.is_end_stream(),
-        }
+        self.has_ended
+            || match &self.source {
+                Source::Own(own) => own.is_end_stream(),
+                Source::Backend(backend) => backend.incoming.is_end_stream(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -13,7 +13,6 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
-use crate::cluster::Cause;
 use crate::protocol::http1::Guard;
 use crate::protocol::http1::Inspection;
 use crate::protocol::http1::Next;
@@ -28,9 +27,17 @@ pub struct ClientIo {
     /// Read, but not passed on yet; comes before everything that is still to be read.
     ahead: Vec<u8>,
     guard: Watch,
-    header_timeout: Duration,
-    /// A head has begun, and its deadline is set.
-    is_in_head: bool,
+    timeouts: Timeouts,
+    is_body_refused: bool,
+}
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For a head, from its first byte.
+    pub head: Duration,
+    /// To take some more of its answers.
+    pub stall: Duration,
 }
 
 /// Who looks at a client's bytes first.
@@ -58,15 +65,15 @@ impl ClientIo {
         transport: Transport,
         ahead: Vec<u8>,
         link: Arc<Link>,
-        (guard, header_timeout): (Watch, Duration),
+        (guard, timeouts): (Watch, Timeouts),
     ) -> Self {
         Self {
             transport,
             link,
             ahead,
             guard,
-            header_timeout,
-            is_in_head: false,
+            timeouts,
+            is_body_refused: false,
         }
     }
 
@@ -82,7 +89,9 @@ impl ClientIo {
     /// Passes on what was read ahead, as far as it may go; `None`: it has to wait.
     fn take_ahead(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Option<Taken> {
         let most = self.ahead.len().min(buffer.remaining());
+        let was_in_body = self.is_in_body();
         let seen = self.inspect(most);
+        self.note_body_refusal(was_in_body, seen);
         if seen.pass > 0 {
             buffer.put_slice(&self.ahead[..seen.pass]);
             self.ahead.drain(..seen.pass);
@@ -91,6 +100,8 @@ impl ClientIo {
         match seen.then {
             // An empty buffer: nothing was asked for.
             Next::More => Some(Taken::Bytes),
+            // hyper waits for it, and the exchange under way says what is wrong.
+            Next::Refuse(_) if self.is_body_refused => Some(Taken::Refused),
             // The answers before it go out first.
             Next::Refuse(violation) if self.link.is_quiet(cx) => {
                 self.link.set_refusal(violation);
@@ -121,41 +132,53 @@ impl ClientIo {
         let Watch::One(guard) = &mut self.guard else {
             return;
         };
+        let was_in_body = guard.is_in_body();
         let read = &buffer.filled()[before..];
         let seen = guard.inspect(read);
         if seen.pass < read.len() {
             self.ahead.extend_from_slice(&read[seen.pass..]);
             buffer.set_filled(before + seen.pass);
         }
+        self.note_body_refusal(was_in_body, seen);
     }
 
-    /// The time for a head runs from its first byte.
-    fn time_head(&mut self) {
+    fn is_in_body(&self) -> bool {
+        match &self.guard {
+            Watch::One(guard) => guard.is_in_body(),
+            Watch::Two => false,
+        }
+    }
+
+    /// A body whose head has gone on turns out to be bad: nothing of a later request is in it.
+    fn note_body_refusal(&mut self, was_in_body: bool, seen: Inspection) {
+        if let (true, 0, Next::Refuse(violation)) = (was_in_body, seen.pass, seen.then) {
+            self.is_body_refused = true;
+            self.link.set_body_refusal(violation);
+        }
+    }
+
+    /// The time for a head runs from its first byte, while it is waited for: what a client sends
+    /// before it has its last answer is not read on until then.
+    fn time_head(&self) {
         let Watch::One(guard) = &self.guard else {
             return;
         };
         self.link.set_between(guard.is_between_messages());
-        let is_in_head = guard.is_in_head();
-        if is_in_head == self.is_in_head {
-            return;
-        }
-        self.is_in_head = is_in_head;
-        if is_in_head {
-            let deadline = Instant::now() + self.header_timeout;
-            self.link
-                .cell
-                .set_deadline(deadline, Cause::HandshakeTimeout);
-        } else {
-            self.link.cell.clear_deadline(Cause::HandshakeTimeout);
+        match guard.is_in_head() && self.link.in_flight() == 0 {
+            true => self.link.time_head(Instant::now() + self.timeouts.head),
+            false => self.link.stop_timing_head(),
         }
     }
 
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Ready(Ok(bytes)) => self.link.cell.add_sent(*bytes),
-            Poll::Ready(Err(_)) | Poll::Pending => {}
+            Poll::Ready(Ok(bytes)) => {
+                self.link.cell.add_sent(*bytes);
+                self.link.set_unblocked();
+            }
+            Poll::Ready(Err(_)) => self.link.set_unblocked(),
+            Poll::Pending => self.link.set_blocked(Instant::now() + self.timeouts.stall),
         }
-        self.link.set_blocked(written.is_pending());
     }
 }
 
@@ -166,6 +189,7 @@ impl AsyncRead for ClientIo {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.time_head();
         loop {
             if this.ahead.is_empty() {
                 let before = buffer.filled().len();

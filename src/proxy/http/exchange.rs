@@ -92,7 +92,7 @@ pub async fn answer(
         own_answer(refusal, &wanted, is_one)
     });
     record.set_status(response.status());
-    if is_one && link.cell.grace().is_some() {
+    if is_one && link.is_ending() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }

@@ -10,9 +10,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Waker;
+use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::cluster::Cause;
 use crate::protocol::http1::Violation;
 use crate::proxy::Shared;
 use crate::proxy::handshake::Origin;
@@ -39,11 +41,15 @@ pub struct Link {
     pub cell: Arc<SessionCell>,
     pub origin: Origin,
     pub is_tls: bool,
+    /// From then on an answer is the connection's last; `None` = never.
+    retires: Option<Instant>,
     in_flight: AtomicU32,
     /// The client does not take what was written to it.
     is_blocked: AtomicBool,
     /// No request has begun that has not ended.
     is_between: AtomicBool,
+    /// The time for a head runs.
+    is_head_timed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -51,6 +57,8 @@ pub struct Link {
 struct State {
     upgrade: Option<Upgrade>,
     refusal: Option<Violation>,
+    /// What is wrong with the body of the request under way.
+    body_refusal: Option<Violation>,
     /// Waits for the exchanges under way.
     reader: Option<Waker>,
 }
@@ -103,11 +111,37 @@ impl Link {
             cell,
             origin,
             is_tls,
+            retires: None,
             in_flight: AtomicU32::new(0),
             is_blocked: AtomicBool::new(false),
             is_between: AtomicBool::new(true),
+            is_head_timed: AtomicBool::new(false),
             state: Mutex::default(),
         }
+    }
+
+    /// Sets the limits of time that hold before anything is said.
+    #[must_use]
+    pub fn timed(mut self) -> Self {
+        let entry = self.entry();
+        let http = entry.as_ref().and_then(|entry| entry.config.http.as_ref());
+        if let Some(limits) = http.map(|http| &http.limits) {
+            self.cell.set_keep_alive(limits.keep_alive);
+            if !limits.max_age.is_zero() {
+                let retires = self.cell.started + limits.max_age;
+                self.cell.finish_at(retires, Cause::MaxAge);
+                self.retires = Some(retires);
+            }
+        }
+        self
+    }
+
+    /// Whether an answer that begins now is the connection's last.
+    pub fn is_ending(&self) -> bool {
+        self.cell.grace().is_some()
+            || self
+                .retires
+                .is_some_and(|retires| retires <= Instant::now())
     }
 
     /// Begins an exchange.
@@ -115,6 +149,8 @@ impl Link {
         if self.in_flight.fetch_add(1, Ordering::AcqRel) == 0 {
             self.cell.set_transaction(Transaction::Open);
         }
+        // What has come of the next head is not read on before this request is answered.
+        self.stop_timing_head();
         InFlight {
             link: Arc::clone(self),
             received: Arc::default(),
@@ -132,11 +168,25 @@ impl Link {
         self.is_between.store(is_between, Ordering::Relaxed);
     }
 
+    /// The head that has begun must be whole by then.
+    pub fn time_head(&self, deadline: Instant) {
+        if !self.is_head_timed.swap(true, Ordering::Relaxed) {
+            self.cell.set_deadline(deadline, Cause::HandshakeTimeout);
+        }
+    }
+
+    pub fn stop_timing_head(&self) {
+        if self.is_head_timed.swap(false, Ordering::Relaxed) {
+            self.cell.clear_deadline(Cause::HandshakeTimeout);
+        }
+    }
+
     /// Whether every request so far has its answer and the connection still speaks HTTP; else the
     /// reader is woken when that may be so.
     pub fn is_quiet(&self, cx: &mut Context<'_>) -> bool {
         let mut state = self.lock();
-        if self.in_flight() == 0 && state.upgrade.is_none() {
+        let is_written = !self.is_blocked.load(Ordering::Relaxed);
+        if self.in_flight() == 0 && is_written && state.upgrade.is_none() {
             return true;
         }
         state.reader = Some(cx.waker().clone());
@@ -155,8 +205,39 @@ impl Link {
         self.refusal().is_some()
     }
 
-    pub fn set_blocked(&self, is_blocked: bool) {
-        self.is_blocked.store(is_blocked, Ordering::Relaxed);
+    pub fn set_body_refusal(&self, violation: Violation) {
+        self.lock().body_refusal = Some(violation);
+    }
+
+    /// Why the body of the request under way has no end.
+    pub fn cause_of_cut_body(&self) -> Cause {
+        match self.lock().body_refusal {
+            None => Cause::Closed,
+            Some(Violation::BodyTooLarge) => Cause::BodyTooLarge,
+            Some(_) => Cause::BadRequest,
+        }
+    }
+
+    /// The client takes nothing more of its answers, and has until then.
+    pub fn set_blocked(&self, deadline: Instant) {
+        if !self.is_blocked.swap(true, Ordering::Relaxed) {
+            self.cell.set_stalled_until(Some(deadline));
+        }
+    }
+
+    /// It has taken something.
+    pub fn set_unblocked(&self) {
+        if self.is_blocked.swap(false, Ordering::Relaxed) {
+            self.cell.set_stalled_until(None);
+            if let Some(reader) = self.lock().reader.take() {
+                reader.wake();
+            }
+        }
+    }
+
+    /// Whether bytes of the client's last request may still be on their way here.
+    pub fn is_cut(&self) -> bool {
+        !self.is_between.load(Ordering::Relaxed)
     }
 
     /// Exchanges under way.

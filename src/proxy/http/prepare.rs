@@ -118,7 +118,7 @@ pub fn prepare(
         return Err(Problem::TooLarge.into());
     }
     let limits = (config.limits.body_timeout, max_body);
-    let body = RequestBody::new(incoming, limits, || record.received());
+    let body = RequestBody::new(incoming, limits, record);
     let mut hop = hop::strip_request(&mut parts.headers).map_err(|_| Problem::BadRequest)?;
     hop.upgrade = hop.upgrade.filter(message::may_upgrade);
     let trusted = forwarded::is_trusted(&config.trusted, link.origin.client.ip());
@@ -267,6 +267,8 @@ fn check_certificate(
 /// What a client gets of a backend's head.
 pub fn forward_back(response: &mut Response<Incoming>, prepared: &Prepared) {
     let version = response.version();
+    // Each hop speaks its own version (RFC 9110, 2.5); hyper lowers it for a client of HTTP/1.0.
+    *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
     hop::strip_response(headers);
     // A circle was refused on the way there.
@@ -354,6 +356,7 @@ fn problem_of(cause: Cause) -> Problem {
         Cause::BodyTooLarge => Problem::TooLarge,
         Cause::OutOfResources => Problem::OutOfResources,
         Cause::BadProtocol => Problem::BadProtocol,
+        Cause::BadRequest => Problem::BadRequest,
         Cause::ConnectRefused
         | Cause::ConnectTimeout
         | Cause::Unreachable

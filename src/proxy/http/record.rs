@@ -129,6 +129,12 @@ impl Record {
         self.cause.get_or_insert(cause);
     }
 
+    /// The client does not get all of its answer.
+    pub fn set_cut(&mut self) {
+        let severed = self.link().cell.severed_cause();
+        self.set_cause(severed.unwrap_or(Cause::Closed));
+    }
+
     fn tell(&self, told: &Told, duration: Duration) {
         told.log.record(&Exchange {
             began: told.began,

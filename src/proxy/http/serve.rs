@@ -28,7 +28,9 @@ use crate::net;
 use crate::protocol::http1::Guard;
 use crate::protocol::http1::Limits;
 use crate::proxy::Shared;
+use crate::proxy::http::body::MAX_BUFFER_BYTES;
 use crate::proxy::http::client_io::ClientIo;
+use crate::proxy::http::client_io::Timeouts;
 use crate::proxy::http::client_io::Watch;
 use crate::proxy::http::exchange;
 use crate::proxy::http::link::HttpClient;
@@ -85,13 +87,14 @@ pub async fn serve(
         origin,
     } = client;
     let is_tls = transport.plain().is_none();
-    let link = Arc::new(Link::new(
+    let link = Link::new(
         Arc::clone(shared),
         Arc::clone(worker),
         Arc::clone(cell),
         origin,
         is_tls,
-    ));
+    );
+    let link = Arc::new(link.timed());
     cell.set_phase(Phase::Relay);
     cell.set_transaction(Transaction::Idle);
     loop {
@@ -199,7 +202,7 @@ async fn serve_one(
         max_body_bytes: limits.max_body_bytes,
         allow_connect: http.allow_connect,
     });
-    let watch = (Watch::One(Box::new(guard)), limits.header_timeout);
+    let watch = (Watch::One(Box::new(guard)), timeouts(limits));
     let io = TokioIo::new(ClientIo::new(
         transport,
         first_bytes,
@@ -218,8 +221,9 @@ async fn serve_one(
         // One more than the guard lets through.
         .max_headers(limits.max_headers.saturating_add(1))
         .max_header_size(limits.max_head_bytes.saturating_add(HEAD_SLACK_BYTES))
-        .half_close(false)
-        .pipeline_flush(true);
+        .max_buf_size(MAX_BUFFER_BYTES.max(limits.max_head_bytes + HEAD_SLACK_BYTES))
+        // No `pipeline_flush`: it keeps an answer back while part of a next request is there.
+        .half_close(false);
     let mut connection = builder.serve_connection(io, service);
     let mut done = std::future::poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -246,8 +250,20 @@ async fn serve_one(
                 first_bytes: ahead,
                 upgrade,
             })),
-            None => Stopped::Ended(end_of(link, result.err())),
+            None => {
+                if link.is_cut() || !ahead.is_empty() {
+                    linger(&mut io.into_transport()).await;
+                }
+                Stopped::Ended(end_of(link, result.err()))
+            }
         },
+    }
+}
+
+fn timeouts(limits: &HttpLimits) -> Timeouts {
+    Timeouts {
+        head: limits.header_timeout,
+        stall: limits.body_timeout,
     }
 }
 
@@ -259,7 +275,7 @@ async fn serve_two(
 ) -> Stopped {
     // An HTTP/2 connection has state that cannot be put away.
     link.cell.set_parked(true);
-    let watch = (Watch::Two, http.limits.header_timeout);
+    let watch = (Watch::Two, timeouts(&http.limits));
     let io = TokioIo::new(ClientIo::new(
         transport,
         first_bytes,
@@ -321,11 +337,14 @@ async fn refuse(client: &mut Transport, link: &Link) -> SessionEnd {
     if let Some(violation) = link.refusal() {
         let answer = refusal::answer(violation);
         client.say_last(&answer).await;
-        // A reset would overtake the answer while unread bytes are here.
-        let drained = timeout(LINGER, drain(client));
-        let _ = drained.await;
+        linger(client).await;
     }
     ended(Side::Client, Cause::BadRequest)
+}
+
+/// A reset would overtake the last answer while unread bytes are here.
+async fn linger(client: &mut Transport) {
+    let _ = timeout(LINGER, drain(client)).await;
 }
 
 async fn drain(client: &mut Transport) {
@@ -340,6 +359,10 @@ async fn drain(client: &mut Transport) {
 fn end_of(link: &Link, error: Option<hyper::Error>) -> SessionEnd {
     if link.cell.severed_cause().is_some() {
         return severed(&link.cell);
+    }
+    match link.cause_of_cut_body() {
+        Cause::Closed => {}
+        cause => return ended(Side::Client, cause),
     }
     let Some(error) = error else {
         return ended(Side::Client, Cause::Closed);
@@ -373,6 +396,7 @@ async fn relay(upgraded: Upgraded, link: &Arc<Link>) -> SessionEnd {
     let cell = &link.cell;
     cell.set_keep_alive(Duration::ZERO);
     cell.set_transaction(Transaction::Unknown);
+    cell.set_stalled_until(None);
     cell.set_backend(Some(Arc::clone(lease.backend())));
     if !first_bytes.is_empty() {
         let sent = tokio::io::AsyncWriteExt::write_all(&mut backend, &first_bytes);

@@ -29,13 +29,14 @@ use crate::cluster::Cause;
 use crate::config::HttpVersion;
 use crate::config::Intent;
 use crate::proxy::dial::DialError;
+use crate::proxy::http::body::MAX_BUFFER_BYTES;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::transport::Transport;
 use crate::routing::BackendHandle;
 use crate::routing::Fate;
 
 /// Largest head of an answer.
-const MAX_HEAD_BYTES: usize = 256 << 10;
+const MAX_HEAD_BYTES: usize = MAX_BUFFER_BYTES;
 const MAX_HEADERS: usize = 256;
 /// What one HTTP/2 connection may hold for one stream, and for all.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -216,7 +217,8 @@ pub async fn open(
             let mut builder = http1::Builder::new();
             builder
                 .max_headers(MAX_HEADERS)
-                .max_header_size(MAX_HEAD_BYTES);
+                .max_header_size(MAX_HEAD_BYTES)
+                .max_buf_size(MAX_BUFFER_BYTES);
             let (sender, connection) = builder.handshake(io).await.map_err(bad_protocol)?;
             drive(Arc::clone(&cell), connection.with_upgrades());
             Sender::One(sender)
