@@ -83,7 +83,12 @@ pub async fn answer(
             };
             exchange.run(request, &mut record).await
         }
-        Err(refusal) => Err(refusal),
+        Err(refusal) => {
+            if !is_one && is_oversized(refusal.problem) {
+                link.note_oversized();
+            }
+            Err(refusal)
+        }
     };
     let mut response = answered.unwrap_or_else(|refusal| {
         record.set_cause(refusal.cause);
@@ -95,6 +100,11 @@ pub async fn answer(
         response.headers_mut().insert(header::CONNECTION, close);
     }
     Ok(response.map(|source| ResponseBody::new(source, record)))
+}
+
+/// A compressed head costs its sender next to nothing.
+fn is_oversized(problem: Problem) -> bool {
+    matches!(problem, Problem::HeadersTooLarge | Problem::UriTooLong)
 }
 
 /// One request on its way.

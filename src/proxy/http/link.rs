@@ -13,7 +13,9 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
+use crate::cluster::Cause;
 use crate::protocol::http1::Violation;
+use crate::protocol::http2::Flood;
 use crate::proxy::Shared;
 use crate::proxy::handshake::Origin;
 use crate::proxy::registry::SessionCell;
@@ -21,6 +23,9 @@ use crate::proxy::registry::Transaction;
 use crate::proxy::transport::Transport;
 use crate::proxy::worker::Worker;
 use crate::routing::ListenerEntry;
+
+/// A client that means no harm has one cookie too many, and sends it with a page of requests.
+const MAX_OVERSIZED: u32 = 32;
 
 /// A greeted client of an HTTP listener.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub struct Link {
     pub origin: Origin,
     pub is_tls: bool,
     in_flight: AtomicU32,
+    /// Heads of HTTP/2 that were refused for their size.
+    oversized: AtomicU32,
     /// The client does not take what was written to it.
     is_blocked: AtomicBool,
     /// No request has begun that has not ended.
@@ -51,6 +58,8 @@ pub struct Link {
 struct State {
     upgrade: Option<Upgrade>,
     refusal: Option<Violation>,
+    /// Why an HTTP/2 client was turned away.
+    flood: Option<Flood>,
     /// Waits for the exchanges under way.
     reader: Option<Waker>,
 }
@@ -104,6 +113,7 @@ impl Link {
             origin,
             is_tls,
             in_flight: AtomicU32::new(0),
+            oversized: AtomicU32::new(0),
             is_blocked: AtomicBool::new(false),
             is_between: AtomicBool::new(true),
             state: Mutex::default(),
@@ -114,6 +124,7 @@ impl Link {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         if self.in_flight.fetch_add(1, Ordering::AcqRel) == 0 {
             self.cell.set_transaction(Transaction::Open);
+            self.cell.note_use();
         }
         InFlight {
             link: Arc::clone(self),
@@ -121,11 +132,16 @@ impl Link {
         }
     }
 
+    /// A head of HTTP/2 was refused for its size; a client that goes on sending such is ended.
+    pub fn note_oversized(&self) {
+        if self.oversized.fetch_add(1, Ordering::Relaxed) >= MAX_OVERSIZED {
+            self.cell.sever(Cause::Flood);
+        }
+    }
+
     /// Nothing is under way, in either direction.
     pub fn is_idle(&self) -> bool {
-        self.in_flight() == 0
-            && !self.is_blocked.load(Ordering::Relaxed)
-            && self.is_between.load(Ordering::Relaxed)
+        self.in_flight() == 0 && !self.is_blocked() && self.is_between.load(Ordering::Relaxed)
     }
 
     pub fn set_between(&self, is_between: bool) {
@@ -153,6 +169,18 @@ impl Link {
 
     pub fn is_refused(&self) -> bool {
         self.refusal().is_some()
+    }
+
+    pub fn set_flood(&self, flood: Flood) {
+        self.lock().flood = Some(flood);
+    }
+
+    pub fn flood(&self) -> Option<Flood> {
+        self.lock().flood
+    }
+
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
     }
 
     pub fn set_blocked(&self, is_blocked: bool) {
@@ -187,6 +215,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if self.link.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.link.cell.set_transaction(Transaction::Idle);
+            self.link.cell.note_use();
             if let Some(reader) = self.link.lock().reader.take() {
                 reader.wake();
             }

@@ -15,6 +15,7 @@ mod prepare;
 mod record;
 mod refusal;
 mod serve;
+mod turn;
 mod upstream;
 
 pub use access_log::AccessLogs;
