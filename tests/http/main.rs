@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
+mod clients;
+mod conformance;
+mod downgrade;
+mod floods;
+mod frames;
 mod harness;
 mod recorder;
 mod requests;

@@ -379,12 +379,20 @@ fn end_of(link: &Link, error: Option<hyper::Error>) -> SessionEnd {
         .map(net::cause_of);
     match cause {
         Some(cause) => ended(Side::Client, cause),
+        None if is_flood(&error) => ended(Side::Client, Cause::Flood),
         None if error.is_parse() => ended(Side::Client, Cause::BadRequest),
         None if error.is_incomplete_message() || error.is_canceled() => {
             ended(Side::Client, Cause::Closed)
         }
         None => ended(Side::Client, Cause::BadProtocol),
     }
+}
+
+/// Whether the HTTP/2 library had enough of a client before the guard did.
+fn is_flood(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let error = source.and_then(|source| source.downcast_ref::<h2::Error>());
+    error.is_some_and(|it| it.is_library() && it.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// Bytes that are no HTTP any more: WebSocket and the like.
