@@ -25,6 +25,8 @@ const MAX_SETTINGS_BYTES: u32 = 64 * 6;
 /// Windows that grow by less are hardly worth the frame.
 const TINY_INCREMENT: u32 = 1024;
 
+const BYTES_FOR_UPDATE: u64 = 256;
+
 /// One client connection.
 #[derive(Debug)]
 pub struct FrameGuard {
@@ -108,6 +110,14 @@ impl Allowances {
         self.tiny_updates.earn_halves(8);
     }
 
+    /// What bytes to the client allow: with a window of 1 KiB it acknowledges every 512 bytes, for
+    /// the stream and for the connection. Answers that drip do not pay for the updates they need.
+    fn earn_by_sent(&mut self, bytes: u64) {
+        let halves = bytes / (BYTES_FOR_UPDATE / 2);
+        self.window_updates.earn_halves(halves);
+        self.tiny_updates.earn_halves(halves);
+    }
+
     /// What a message in a stream allows.
     fn earn_by_data(&mut self) {
         self.pings.earn_halves(2);
@@ -142,6 +152,11 @@ impl FrameGuard {
             }
         }
         self.flood.map_or(Ok(()), Err)
+    }
+
+    /// The client has been sent so many bytes: it will open its windows again for them.
+    pub fn note_sent(&mut self, bytes: usize) {
+        self.allowances.earn_by_sent(bytes as u64);
     }
 
     /// Which unit has come in part, for deadlines: the preface with the first SETTINGS, a whole

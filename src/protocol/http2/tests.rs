@@ -388,6 +388,24 @@ fn a_large_upload_and_a_large_download_pass() {
 }
 
 #[test]
+fn a_small_window_passes_when_answers_fill_it() {
+    // Every half of 1 KiB is acknowledged, for the stream and for the connection.
+    let mut guard = begun();
+    for _ in 0..MANY {
+        guard.note_sent(521);
+        let updates = [window_update(1, 512), window_update(0, 512)].concat();
+        assert_eq!(guard.inspect(&updates, Duration::ZERO), Ok(()));
+    }
+    // An answer that drips byte by byte is not worth its frames.
+    let mut guard = begun();
+    let drips = (0..MANY).map(|_| {
+        guard.note_sent(10);
+        guard.inspect(&window_update(1, 1), Duration::ZERO)
+    });
+    assert_eq!(drips.last(), Some(Err(Flood::WindowUpdates)));
+}
+
+#[test]
 fn preface_and_settings_are_a_unit_and_so_is_a_header_block() {
     let mut guard = FrameGuard::new(MAX_HEAD_BYTES);
     let bytes = [

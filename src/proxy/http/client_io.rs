@@ -215,9 +215,14 @@ impl ClientIo {
         }
     }
 
-    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+    fn note_write(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Ready(Ok(bytes)) => self.link.cell.add_sent(*bytes),
+            Poll::Ready(Ok(bytes)) => {
+                self.link.cell.add_sent(*bytes);
+                if let Watch::Two(guard) = &mut self.guard {
+                    guard.note_sent(*bytes);
+                }
+            }
             Poll::Ready(Err(_)) | Poll::Pending => {}
         }
         self.link.set_blocked(written.is_pending());
