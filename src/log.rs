@@ -106,6 +106,8 @@ fn targets(level: LogLevel) -> Targets {
     };
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
+        // It warns of what a client does wrong; a client could fill the log with that.
+        .with_target("h2", level.min(LevelFilter::ERROR))
         .with_target("evergate", level)
 }
 

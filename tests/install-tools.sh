@@ -22,6 +22,9 @@ needs=(
     pgbouncer:pgbouncer
     promtool:prometheus
     wrk:wrk
+    curl:curl
+    nghttp:nghttp2-client
+    h2load:nghttp2-client
     nft:nftables
     ip:iproute2
     openssl:openssl

@@ -103,6 +103,8 @@ const SETTLED: u8 = 2;
 const PARK: u8 = 8;
 /// It has been put away.
 const PARKED: u8 = 16;
+/// A request has begun, or its answer has ended, since the last sweep.
+const ACTIVE: u8 = 32;
 /// Between requests, after this nothing but the socket is kept.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 /// An answer that pauses longer than this is more likely to be complete.
@@ -231,6 +233,11 @@ impl SessionCell {
     /// Notes what the protocol tells; written by this session only.
     pub fn set_transaction(&self, transaction: Transaction) {
         self.transaction.store(transaction as u8, Ordering::Relaxed);
+    }
+
+    /// A request begins, or its answer ends.
+    pub fn note_use(&self) {
+        self.signals.fetch_or(ACTIVE, Ordering::AcqRel);
     }
 
     fn is_between_transactions(&self) -> bool {
@@ -367,7 +374,8 @@ impl SessionCell {
     /// Looks at deadlines, the backend's fate and idleness; counts the bytes so far.
     fn sweep(&self, now: Instant) {
         let mut control = self.lock();
-        if self.count(&mut control) {
+        let has_moved = self.count(&mut control);
+        if self.is_active(has_moved) {
             control.last_active = now;
         }
         if !control.settled && now.saturating_duration_since(self.started) >= SETTLE_AFTER {
@@ -408,6 +416,14 @@ impl SessionCell {
             }
         };
         self.sever_locked(&mut control, cause);
+    }
+
+    /// Where requests are known, bytes between them keep nothing alive: they may be the pings of
+    /// an HTTP/2 connection.
+    fn is_active(&self, has_moved: bool) -> bool {
+        let was_used = self.signals.fetch_and(!ACTIVE, Ordering::AcqRel) & ACTIVE != 0;
+        let knows_requests = self.keep_alive_ms.load(Ordering::Relaxed) != 0;
+        was_used || has_moved && !(knows_requests && self.is_between_transactions())
     }
 
     fn is_idle_for_too_long(&self, idle: Duration) -> bool {

@@ -3,7 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
 mod access;
+mod clients;
+mod conformance;
+mod downgrade;
 mod failures;
+mod floods;
+mod frames;
 mod harness;
 mod holds;
 mod lenient;

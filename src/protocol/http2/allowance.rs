@@ -44,7 +44,8 @@ impl Allowance {
 
     /// Forgets so many halves of a frame, for something useful that the client has done.
     pub fn earn_halves(&mut self, halves: u64) {
-        self.spent = self.spent.saturating_sub(halves * WHOLE / 2);
+        let forgotten = halves.saturating_mul(WHOLE / 2);
+        self.spent = self.spent.saturating_sub(forgotten);
     }
 }
 

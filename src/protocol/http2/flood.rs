@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// What a client sent too much of. The answer is GOAWAY with ENHANCE_YOUR_CALM.
+/// What a client sent too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flood {
-    /// Not HTTP/2 at all.
+    /// Not HTTP/2 at all, or no SETTINGS first (RFC 9113, 3.4).
     Preface,
     /// Streams that were reset soon after they began (CVE-2023-44487).
     Resets,
@@ -29,6 +29,16 @@ pub enum Flood {
 }
 
 impl Flood {
+    /// The code of the GOAWAY that answers it (RFC 9113, 7).
+    pub fn code(self) -> u32 {
+        const PROTOCOL_ERROR: u32 = 0x1;
+        const ENHANCE_YOUR_CALM: u32 = 0xb;
+        match self {
+            Self::Preface => PROTOCOL_ERROR,
+            _ => ENHANCE_YOUR_CALM,
+        }
+    }
+
     /// One word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

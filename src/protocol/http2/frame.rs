@@ -3,10 +3,13 @@
 /// Length, type, flags, stream.
 pub const HEADER_BYTES: usize = 9;
 
+pub const GO_AWAY_BYTES: usize = HEADER_BYTES + 8;
+
 /// A padding length and a dependency; an increment is shorter.
 pub const SEEN_PAYLOAD_BYTES: usize = 5;
 
 const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -55,6 +58,11 @@ impl Header {
         self.flags & END_HEADERS != 0
     }
 
+    /// Whether a connection may begin with it (RFC 9113, 3.4).
+    pub fn greets(self) -> bool {
+        self.kind == Kind::Settings && self.flags & ACK == 0
+    }
+
     /// Bytes of DATA without padding, which `start` of the payload measures.
     pub fn data_bytes(self, start: [u8; SEEN_PAYLOAD_BYTES]) -> u32 {
         if self.flags & PADDED == 0 {
@@ -92,6 +100,13 @@ impl Kind {
             _ => Self::Unknown,
         }
     }
+}
+
+/// GOAWAY (RFC 9113, 6.8).
+pub fn go_away(last_stream: u32, code: u32) -> [u8; GO_AWAY_BYTES] {
+    let [s0, s1, s2, s3] = last_stream.to_be_bytes();
+    let [c0, c1, c2, c3] = code.to_be_bytes();
+    [0, 0, 8, 0x7, 0, 0, 0, 0, 0, s0, s1, s2, s3, c0, c1, c2, c3]
 }
 
 /// The highest bit of streams and increments is not theirs.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::allowance::Allowance;
 use super::flood::Flood;
+use super::frame;
+use super::frame::GO_AWAY_BYTES;
 use super::frame::HEADER_BYTES;
 use super::frame::Header;
 use super::frame::Kind;
@@ -23,11 +25,17 @@ const MAX_SETTINGS_BYTES: u32 = 64 * 6;
 /// Windows that grow by less are hardly worth the frame.
 const TINY_INCREMENT: u32 = 1024;
 
+const BYTES_FOR_UPDATE: u64 = 256;
+
 /// One client connection.
 #[derive(Debug)]
 pub struct FrameGuard {
     max_block_bytes: u64,
     state: State,
+    /// SETTINGS have come.
+    has_begun: bool,
+    /// Preface and SETTINGS are one unit, a whole header block is, and each other frame.
+    unit: u64,
     /// The header block under way.
     block: Option<Block>,
     /// The highest stream that has begun.
@@ -102,6 +110,14 @@ impl Allowances {
         self.tiny_updates.earn_halves(8);
     }
 
+    /// What bytes to the client allow: with a window of 1 KiB it acknowledges every 512 bytes, for
+    /// the stream and for the connection. Answers that drip do not pay for the updates they need.
+    fn earn_by_sent(&mut self, bytes: u64) {
+        let halves = bytes / (BYTES_FOR_UPDATE / 2);
+        self.window_updates.earn_halves(halves);
+        self.tiny_updates.earn_halves(halves);
+    }
+
     /// What a message in a stream allows.
     fn earn_by_data(&mut self) {
         self.pings.earn_halves(2);
@@ -116,6 +132,8 @@ impl FrameGuard {
         Self {
             max_block_bytes: 2 * max_head_bytes as u64,
             state: State::Preface { seen: 0 },
+            has_begun: false,
+            unit: 0,
             block: None,
             last_stream: 0,
             allowances: Allowances::new(),
@@ -136,14 +154,22 @@ impl FrameGuard {
         self.flood.map_or(Ok(()), Err)
     }
 
-    /// Whether a header block has begun and not ended, its frames' headers included.
-    pub fn is_in_head(&self) -> bool {
-        self.block.is_some()
+    /// The client has been sent so many bytes: it will open its windows again for them.
+    pub fn note_sent(&mut self, bytes: usize) {
+        self.allowances.earn_by_sent(bytes as u64);
     }
 
-    /// Whether some of a frame, or of the preface, has come and the rest has not.
-    pub fn is_in_frame(&self) -> bool {
-        !matches!(self.state, State::Header { seen: 0, .. })
+    /// Which unit has come in part, for deadlines: the preface with the first SETTINGS, a whole
+    /// header block, or a frame of another kind. Each unit has a number of its own.
+    pub fn under_way(&self) -> Option<u64> {
+        let is_between = matches!(self.state, State::Header { seen: 0, .. });
+        let is_whole = is_between && self.block.is_none() && self.has_begun;
+        (!is_whole).then_some(self.unit)
+    }
+
+    /// GOAWAY for a client that is turned away.
+    pub fn go_away(&self, flood: Flood) -> [u8; GO_AWAY_BYTES] {
+        frame::go_away(self.last_stream, flood.code())
     }
 
     /// Takes at least one byte.
@@ -162,6 +188,9 @@ impl FrameGuard {
                 Ok(taken)
             }
             State::Header { bytes, seen } => {
+                if *seen == 0 && self.block.is_none() && self.has_begun {
+                    self.unit += 1;
+                }
                 let missing = &mut bytes[*seen..];
                 let taken = missing.len().min(input.len());
                 missing[..taken].copy_from_slice(&input[..taken]);
@@ -196,6 +225,9 @@ impl FrameGuard {
     /// A frame's header is complete. Frames longer than was allowed are followed like others; the
     /// library ends the connection at their header.
     fn begin(&mut self, header: Header, now: Duration) -> Result<(), Flood> {
+        if !self.has_begun && !header.greets() {
+            return Err(Flood::Preface);
+        }
         let allowances = &mut self.allowances;
         match header.kind {
             Kind::Headers | Kind::PushPromise => self.begin_block(header)?,
@@ -231,6 +263,7 @@ impl FrameGuard {
         now: Duration,
     ) -> Result<(), Flood> {
         self.state = State::BEFORE_FRAME;
+        self.has_begun = true;
         let allowances = &mut self.allowances;
         match header.kind {
             Kind::Headers | Kind::PushPromise | Kind::Continuation => {

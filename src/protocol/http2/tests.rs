@@ -228,7 +228,7 @@ fn a_header_block_has_few_frames_and_none_is_empty() {
         Duration::from_secs(1),
     );
     assert_eq!(seen, Some((32, Flood::Continuations)));
-    assert!(guard.is_in_head());
+    assert!(guard.under_way().is_some());
 
     let mut guard = begun();
     guard.inspect(&begin(), Duration::ZERO).unwrap();
@@ -255,10 +255,10 @@ fn a_header_block_has_few_frames_and_none_is_empty() {
     // Split exactly at the end of a frame, as encoders do that know the end too late.
     let mut guard = begun();
     guard.inspect(&begin(), Duration::ZERO).unwrap();
-    assert!(guard.is_in_head() && !guard.is_in_frame());
+    assert!(guard.under_way().is_some());
     let end = frame(CONTINUATION, END_HEADERS, 1, b"");
     assert_eq!(guard.inspect(&end, Duration::ZERO), Ok(()));
-    assert!(!guard.is_in_head());
+    assert_eq!(guard.under_way(), None);
 }
 
 #[test]
@@ -388,18 +388,76 @@ fn a_large_upload_and_a_large_download_pass() {
 }
 
 #[test]
-fn it_knows_whether_a_frame_is_under_way() {
+fn a_small_window_passes_when_answers_fill_it() {
+    // Every half of 1 KiB is acknowledged, for the stream and for the connection.
+    let mut guard = begun();
+    for _ in 0..MANY {
+        guard.note_sent(521);
+        let updates = [window_update(1, 512), window_update(0, 512)].concat();
+        assert_eq!(guard.inspect(&updates, Duration::ZERO), Ok(()));
+    }
+    // An answer that drips byte by byte is not worth its frames.
+    let mut guard = begun();
+    let drips = (0..MANY).map(|_| {
+        guard.note_sent(10);
+        guard.inspect(&window_update(1, 1), Duration::ZERO)
+    });
+    assert_eq!(drips.last(), Some(Err(Flood::WindowUpdates)));
+}
+
+#[test]
+fn preface_and_settings_are_a_unit_and_so_is_a_header_block() {
     let mut guard = FrameGuard::new(MAX_HEAD_BYTES);
-    let bytes = [PREFACE, &frame(SETTINGS, NONE, 0, &[0; 6]), &request(1)].concat();
-    let ends: Vec<usize> = (0..bytes.len())
-        .filter(|at| {
-            guard.inspect(&bytes[*at..=*at], Duration::ZERO).unwrap();
-            !guard.is_in_frame()
-        })
-        .map(|at| at + 1)
-        .collect();
-    assert_eq!(ends, [24, 39, 88]);
-    assert!(!guard.is_in_head());
+    let bytes = [
+        PREFACE,
+        &frame(SETTINGS, NONE, 0, &[0; 6]),
+        &request(1),
+        &frame(HEADERS, END_STREAM, 3, &[0x82; 3]),
+        &frame(CONTINUATION, END_HEADERS, 3, &[0x82; 4]),
+    ]
+    .concat();
+    let mut units: Vec<Option<u64>> = vec![guard.under_way()];
+    let mut ends = Vec::new();
+    for (at, byte) in bytes.iter().enumerate() {
+        guard.inspect(&[*byte], Duration::ZERO).unwrap();
+        let unit = guard.under_way();
+        if unit.is_none() {
+            ends.push(at + 1);
+        }
+        if units.last() != Some(&unit) {
+            units.push(unit);
+        }
+    }
+    assert_eq!(ends, [24 + 15, 39 + 49, 88 + 12 + 13]);
+    assert_eq!(units, [Some(0), None, Some(1), None, Some(2), None]);
+}
+
+#[test]
+fn a_connection_begins_with_settings() {
+    for first in [
+        frame(PING, NONE, 0, &[0; 8]),
+        frame(SETTINGS, 1, 0, &[]),
+        request(1),
+        frame(0x7f, NONE, 0, b"x"),
+    ] {
+        let mut guard = FrameGuard::new(MAX_HEAD_BYTES);
+        guard.inspect(PREFACE, Duration::ZERO).unwrap();
+        let seen = guard.inspect(&first, Duration::ZERO);
+        assert_eq!(seen, Err(Flood::Preface), "{first:?}");
+    }
+}
+
+#[test]
+fn whoever_is_turned_away_is_told_the_last_stream_and_why() {
+    let mut guard = begun();
+    guard
+        .inspect(&request(0x0102_0305), Duration::ZERO)
+        .unwrap();
+    assert_eq!(
+        guard.go_away(Flood::Pings),
+        [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 1, 2, 3, 5, 0, 0, 0, 0xb]
+    );
+    assert_eq!(guard.go_away(Flood::Preface)[16], 1);
 }
 
 #[test]

@@ -20,9 +20,11 @@ use tokio::time::Sleep;
 
 use crate::cluster::Cause;
 use crate::config::ClusterConfig;
+use crate::protocol::http::hop;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::pool::Pool;
 use crate::proxy::http::record::Record;
+use crate::proxy::http::turn;
 use crate::proxy::http::upstream::Upstream;
 use crate::proxy::place::Place;
 
@@ -142,7 +144,10 @@ impl Body for RequestBody {
 impl ClientBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    hop::strip_trailers(trailers);
+                }
                 self.stall.progress();
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(left) = self.left.checked_sub(bytes) else {
@@ -182,6 +187,7 @@ pub enum Source {
 
 impl ResponseBody {
     pub fn new(source: Source, record: Record) -> Self {
+        turn::pass_to_client();
         Self {
             source,
             record,
@@ -262,7 +268,10 @@ impl BackendBody {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    hop::strip_trailers(trailers);
+                }
                 self.stall.progress();
                 if self.incoming.is_end_stream() {
                     self.lease.give_back();
@@ -298,6 +307,9 @@ impl Drop for BackendBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if turn::is_over() {
+            self.record.set_cause(Cause::BodyTimeout);
+        }
         if !self.is_end_stream() {
             self.record.set_cut();
         }
@@ -321,10 +333,11 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 this.record.sent_bytes += bytes as u64;
+                turn::pass_to_client();
             }
             Poll::Ready(Some(Err(BodyError(cause)))) => this.record.set_cause(*cause),
             Poll::Ready(None) => this.has_ended = true,
-            Poll::Pending => {}
+            Poll::Pending => turn::take_back(),
         }
         polled
     }

@@ -13,11 +13,19 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
+use crate::cluster::Cause;
 use crate::protocol::http1::Guard;
 use crate::protocol::http1::Inspection;
 use crate::protocol::http1::Next;
+use crate::protocol::http2::Flood;
+use crate::protocol::http2::FrameGuard;
 use crate::proxy::http::link::Link;
 use crate::proxy::transport::Transport;
+
+/// Whoever was refused is listened to for this long, and for so many bytes, so that it hears why:
+/// a reset would overtake the answer while unread bytes are here.
+pub const LINGER: Duration = Duration::from_millis(500);
+pub const MAX_DRAINED_BYTES: usize = 256 << 10;
 
 /// What hyper reads from and writes to.
 #[derive(Debug)]
@@ -29,6 +37,10 @@ pub struct ClientIo {
     guard: Watch,
     timeouts: Timeouts,
     is_body_refused: bool,
+    /// What of HTTP/2 has begun to come and has a deadline; see [`FrameGuard::under_way`].
+    timed: Option<u64>,
+    /// Read from a client that has been turned away.
+    drained_bytes: Option<usize>,
 }
 
 /// How long a client may take.
@@ -44,7 +56,7 @@ pub struct Timeouts {
 #[derive(Debug)]
 pub enum Watch {
     One(Box<Guard>),
-    Two,
+    Two(Box<FrameGuard>),
 }
 
 /// What became of bytes that were read ahead.
@@ -74,6 +86,8 @@ impl ClientIo {
             guard,
             timeouts,
             is_body_refused: false,
+            timed: None,
+            drained_bytes: None,
         }
     }
 
@@ -90,9 +104,9 @@ impl ClientIo {
     fn take_ahead(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Option<Taken> {
         let most = self.ahead.len().min(buffer.remaining());
         let was_in_body = self.is_in_body();
-        let seen = self.inspect(most);
+        let seen = self.inspect(cx, most);
         self.note_body_refusal(was_in_body, seen);
-        if seen.pass > 0 {
+        if self.drained_bytes.is_none() && seen.pass > 0 {
             buffer.put_slice(&self.ahead[..seen.pass]);
             self.ahead.drain(..seen.pass);
             return Some(Taken::Bytes);
@@ -117,35 +131,50 @@ impl ClientIo {
         }
     }
 
-    fn inspect(&mut self, most: usize) -> Inspection {
-        match &mut self.guard {
-            Watch::One(guard) => guard.inspect(&self.ahead[..most]),
-            Watch::Two => Inspection {
-                pass: most,
-                then: Next::More,
-            },
+    fn inspect(&mut self, cx: &mut Context<'_>, most: usize) -> Inspection {
+        let flood = match &mut self.guard {
+            Watch::One(guard) => return guard.inspect(&self.ahead[..most]),
+            Watch::Two(guard) => {
+                let now = self.link.cell.started.elapsed();
+                guard.inspect(&self.ahead[..most], now).err()
+            }
+        };
+        if let Some(flood) = flood {
+            self.turn_away(cx, flood);
+        }
+        Inspection {
+            pass: most,
+            then: Next::More,
         }
     }
 
     /// Looks at what was just read into `buffer`; what may not go on is kept.
-    fn filter(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
-        let Watch::One(guard) = &mut self.guard else {
-            return;
-        };
-        let was_in_body = guard.is_in_body();
+    fn filter(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, before: usize) {
         let read = &buffer.filled()[before..];
-        let seen = guard.inspect(read);
-        if seen.pass < read.len() {
-            self.ahead.extend_from_slice(&read[seen.pass..]);
-            buffer.set_filled(before + seen.pass);
+        match &mut self.guard {
+            Watch::One(guard) => {
+                let was_in_body = guard.is_in_body();
+                let seen = guard.inspect(read);
+                if seen.pass < read.len() {
+                    self.ahead.extend_from_slice(&read[seen.pass..]);
+                    buffer.set_filled(before + seen.pass);
+                }
+                self.note_body_refusal(was_in_body, seen);
+            }
+            Watch::Two(guard) => {
+                let now = self.link.cell.started.elapsed();
+                if let Err(flood) = guard.inspect(read, now) {
+                    buffer.set_filled(before);
+                    self.turn_away(cx, flood);
+                }
+            }
         }
-        self.note_body_refusal(was_in_body, seen);
     }
 
     fn is_in_body(&self) -> bool {
         match &self.guard {
             Watch::One(guard) => guard.is_in_body(),
-            Watch::Two => false,
+            Watch::Two(_) => false,
         }
     }
 
@@ -157,23 +186,75 @@ impl ClientIo {
         }
     }
 
-    /// The time for a head runs from its first byte, while it is waited for: what a client sends
-    /// before it has its last answer is not read on until then.
-    fn time_head(&self) {
-        let Watch::One(guard) = &self.guard else {
-            return;
+    /// The last words for a client that is worth no more; from now on it is only listened to.
+    fn turn_away(&mut self, cx: &mut Context<'_>, flood: Flood) {
+        self.link.set_flood(flood);
+        // In the middle of another frame they would be taken for a part of it.
+        if let Watch::Two(guard) = &self.guard
+            && !self.link.is_blocked()
+        {
+            self.transport.try_say_last(cx, &guard.go_away(flood));
+        }
+        self.ahead = Vec::new();
+        self.drained_bytes = Some(0);
+        let cell = &self.link.cell;
+        cell.clear_deadline(Cause::HandshakeTimeout);
+        cell.set_deadline(Instant::now() + LINGER, Cause::Flood);
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut scrap = [0; 4096];
+        while self
+            .drained_bytes
+            .is_none_or(|bytes| bytes < MAX_DRAINED_BYTES)
+        {
+            let mut buffer = ReadBuf::new(&mut scrap);
+            let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer));
+            let bytes = buffer.filled().len();
+            if read.is_err() || bytes == 0 {
+                break;
+            }
+            self.link.cell.add_received(bytes);
+            self.drained_bytes = self.drained_bytes.map(|sum| sum + bytes);
+        }
+        Poll::Ready(io::Error::other(Refused))
+    }
+
+    /// The time for a head, or for a frame, runs from its first byte, while it is waited for: what
+    /// an HTTP/1 client sends before it has its last answer is not read on until then.
+    fn time_head(&mut self) {
+        let under_way = match &self.guard {
+            Watch::One(guard) => {
+                self.link.set_between(guard.is_between_messages());
+                match guard.is_in_head() && self.link.in_flight() == 0 {
+                    true => self.link.time_head(Instant::now() + self.timeouts.head),
+                    false => self.link.stop_timing_head(),
+                }
+                return;
+            }
+            Watch::Two(guard) => guard.under_way(),
         };
-        self.link.set_between(guard.is_between_messages());
-        match guard.is_in_head() && self.link.in_flight() == 0 {
-            true => self.link.time_head(Instant::now() + self.timeouts.head),
-            false => self.link.stop_timing_head(),
+        if under_way == self.timed {
+            return;
+        }
+        let cell = &self.link.cell;
+        if self.timed.is_some() {
+            cell.clear_deadline(Cause::HandshakeTimeout);
+        }
+        self.timed = under_way;
+        if under_way.is_some() {
+            let deadline = Instant::now() + self.timeouts.head;
+            cell.set_deadline(deadline, Cause::HandshakeTimeout);
         }
     }
 
-    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+    fn note_write(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Ready(Ok(bytes)) => {
                 self.link.cell.add_sent(*bytes);
+                if let Watch::Two(guard) = &mut self.guard {
+                    guard.note_sent(*bytes);
+                }
                 self.link.set_unblocked();
             }
             Poll::Ready(Err(_)) => self.link.set_unblocked(),
@@ -191,6 +272,9 @@ impl AsyncRead for ClientIo {
         let this = self.get_mut();
         this.time_head();
         loop {
+            if this.drained_bytes.is_some() {
+                return this.poll_drain(cx).map(Err);
+            }
             if this.ahead.is_empty() {
                 let before = buffer.filled().len();
                 ready!(Pin::new(&mut this.transport).poll_read(cx, buffer))?;
@@ -199,13 +283,19 @@ impl AsyncRead for ClientIo {
                 if read == 0 {
                     return Poll::Ready(Ok(()));
                 }
-                this.filter(buffer, before);
+                this.filter(cx, buffer, before);
+                if this.drained_bytes.is_some() {
+                    continue;
+                }
                 this.time_head();
                 if buffer.filled().len() > before {
                     return Poll::Ready(Ok(()));
                 }
             }
             let taken = this.take_ahead(cx, buffer);
+            if this.drained_bytes.is_some() {
+                continue;
+            }
             this.time_head();
             match taken {
                 Some(Taken::Bytes) => return Poll::Ready(Ok(())),
@@ -224,6 +314,10 @@ impl AsyncWrite for ClientIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.drained_bytes.is_some() {
+            // Nobody reads it.
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut this.transport).poll_write(cx, bytes);
         this.note_write(&written);
         written
@@ -235,6 +329,10 @@ impl AsyncWrite for ClientIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.drained_bytes.is_some() {
+            // Nobody reads it.
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let written = Pin::new(&mut this.transport).poll_write_vectored(cx, slices);
         this.note_write(&written);
         written

@@ -85,7 +85,12 @@ pub async fn answer(
             };
             exchange.run(request, &mut record).await
         }
-        Err(refusal) => Err(refusal),
+        Err(refusal) => {
+            if !is_one && is_oversized(refusal.problem) {
+                link.note_oversized();
+            }
+            Err(refusal)
+        }
     };
     let mut response = answered.unwrap_or_else(|refusal| {
         record.set_cause(refusal.cause);
@@ -97,6 +102,11 @@ pub async fn answer(
         response.headers_mut().insert(header::CONNECTION, close);
     }
     Ok(response.map(|source| ResponseBody::new(source, record)))
+}
+
+/// A compressed head costs its sender next to nothing.
+fn is_oversized(problem: Problem) -> bool {
+    matches!(problem, Problem::HeadersTooLarge | Problem::UriTooLong)
 }
 
 /// One request on its way.

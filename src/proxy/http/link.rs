@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use crate::cluster::Cause;
 use crate::protocol::http1::Violation;
+use crate::protocol::http2::Flood;
 use crate::proxy::Shared;
 use crate::proxy::handshake::Origin;
 use crate::proxy::registry::SessionCell;
@@ -23,6 +24,9 @@ use crate::proxy::registry::Transaction;
 use crate::proxy::transport::Transport;
 use crate::proxy::worker::Worker;
 use crate::routing::ListenerEntry;
+
+/// A client that means no harm has one cookie too many, and sends it with a page of requests.
+const MAX_OVERSIZED: u32 = 32;
 
 /// A greeted client of an HTTP listener.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ pub struct Link {
     /// From then on an answer is the connection's last; `None` = never.
     retires: Option<Instant>,
     in_flight: AtomicU32,
+    /// Heads of HTTP/2 that were refused for their size.
+    oversized: AtomicU32,
     /// The client does not take what was written to it.
     is_blocked: AtomicBool,
     /// No request has begun that has not ended.
@@ -59,6 +65,8 @@ struct State {
     refusal: Option<Violation>,
     /// What is wrong with the body of the request under way.
     body_refusal: Option<Violation>,
+    /// Why an HTTP/2 client was turned away.
+    flood: Option<Flood>,
     /// Waits for the exchanges under way.
     reader: Option<Waker>,
 }
@@ -113,6 +121,7 @@ impl Link {
             is_tls,
             retires: None,
             in_flight: AtomicU32::new(0),
+            oversized: AtomicU32::new(0),
             is_blocked: AtomicBool::new(false),
             is_between: AtomicBool::new(true),
             is_head_timed: AtomicBool::new(false),
@@ -148,6 +157,7 @@ impl Link {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         if self.in_flight.fetch_add(1, Ordering::AcqRel) == 0 {
             self.cell.set_transaction(Transaction::Open);
+            self.cell.note_use();
         }
         // What has come of the next head is not read on before this request is answered.
         self.stop_timing_head();
@@ -157,11 +167,16 @@ impl Link {
         }
     }
 
+    /// A head of HTTP/2 was refused for its size; a client that goes on sending such is ended.
+    pub fn note_oversized(&self) {
+        if self.oversized.fetch_add(1, Ordering::Relaxed) >= MAX_OVERSIZED {
+            self.cell.sever(Cause::Flood);
+        }
+    }
+
     /// Nothing is under way, in either direction.
     pub fn is_idle(&self) -> bool {
-        self.in_flight() == 0
-            && !self.is_blocked.load(Ordering::Relaxed)
-            && self.is_between.load(Ordering::Relaxed)
+        self.in_flight() == 0 && !self.is_blocked() && self.is_between.load(Ordering::Relaxed)
     }
 
     pub fn set_between(&self, is_between: bool) {
@@ -171,6 +186,7 @@ impl Link {
     /// The head that has begun must be whole by then.
     pub fn time_head(&self, deadline: Instant) {
         if !self.is_head_timed.swap(true, Ordering::Relaxed) {
+            self.cell.note_use();
             self.cell.set_deadline(deadline, Cause::HandshakeTimeout);
         }
     }
@@ -240,6 +256,18 @@ impl Link {
         !self.is_between.load(Ordering::Relaxed)
     }
 
+    pub fn set_flood(&self, flood: Flood) {
+        self.lock().flood = Some(flood);
+    }
+
+    pub fn flood(&self) -> Option<Flood> {
+        self.lock().flood
+    }
+
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
+    }
+
     /// Exchanges under way.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Acquire)
@@ -268,6 +296,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if self.link.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.link.cell.set_transaction(Transaction::Idle);
+            self.link.cell.note_use();
             if let Some(reader) = self.link.lock().reader.take() {
                 reader.wake();
             }

@@ -17,6 +17,7 @@ mod record;
 mod refusal;
 mod retries;
 mod serve;
+mod turn;
 mod upstream;
 
 pub use access_log::AccessLogs;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
@@ -19,9 +20,11 @@ use hyper::body::Incoming;
 
 use crate::cluster::Cause;
 use crate::cluster::Name;
+use crate::config::HttpLimits;
 use crate::config::HttpListenerConfig;
 use crate::config::HttpVersion;
 use crate::config::RouteActions;
+use crate::protocol::http::cookie;
 use crate::protocol::http::forwarded;
 use crate::protocol::http::forwarded::Arrival;
 use crate::protocol::http::hop;
@@ -99,6 +102,7 @@ pub fn prepare(
     let config = entry.config.http.clone().ok_or(Problem::Shutdown)?;
     wanted.form = Form::of(&parts.headers);
     if parts.version == Version::HTTP_2 {
+        check_size(&parts, &config.limits)?;
         message::check_http2(&parts.headers).map_err(|_| Problem::BadRequest)?;
     }
     if parts.method == Method::CONNECT && !config.allow_connect {
@@ -158,6 +162,7 @@ pub fn prepare(
     match prepared.version {
         HttpVersion::One => {
             parts.version = Version::HTTP_11;
+            cookie::join(&mut parts.headers);
             if let Some(host) = seen.host_field {
                 parts.headers.insert(header::HOST, host);
             }
@@ -170,6 +175,25 @@ pub fn prepare(
         }
     }
     Ok((prepared, Request::from_parts(parts, body)))
+}
+
+/// What the guard checks of HTTP/1.1, as far as the HTTP/2 library does not.
+fn check_size(parts: &request::Parts, limits: &HttpLimits) -> Result<(), Problem> {
+    let uri_bytes = parts.uri.path_and_query().map_or(0, |it| it.as_str().len());
+    if uri_bytes > limits.max_uri_bytes {
+        return Err(Problem::UriTooLong);
+    }
+    let authority = parts.uri.authority().map_or(0, |it| it.as_str().len());
+    let line_bytes = parts.method.as_str().len() + uri_bytes + authority;
+    // A colon, a space and a line break.
+    let field_bytes =
+        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let fields_bytes: usize = parts.headers.iter().map(field_bytes).sum();
+    let is_too_large = line_bytes + fields_bytes > limits.max_head_bytes;
+    if is_too_large || parts.headers.len() > limits.max_headers {
+        return Err(Problem::HeadersTooLarge);
+    }
+    Ok(())
 }
 
 /// What the target and the routes say.

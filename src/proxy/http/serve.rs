@@ -11,7 +11,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncReadExt;
@@ -27,9 +26,13 @@ use crate::config::HttpListenerConfig;
 use crate::net;
 use crate::protocol::http1::Guard;
 use crate::protocol::http1::Limits;
+use crate::protocol::http2::Flood;
+use crate::protocol::http2::FrameGuard;
 use crate::proxy::Shared;
 use crate::proxy::http::body::MAX_BUFFER_BYTES;
 use crate::proxy::http::client_io::ClientIo;
+use crate::proxy::http::client_io::LINGER;
+use crate::proxy::http::client_io::MAX_DRAINED_BYTES;
 use crate::proxy::http::client_io::Timeouts;
 use crate::proxy::http::client_io::Watch;
 use crate::proxy::http::exchange;
@@ -37,6 +40,7 @@ use crate::proxy::http::link::HttpClient;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
 use crate::proxy::http::refusal;
+use crate::proxy::http::turn::StreamExecutor;
 use crate::proxy::listener::keepalive;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::registry::Transaction;
@@ -49,15 +53,21 @@ use crate::proxy::worker::Worker;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A connection that ends has this long to send its last answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Whoever was refused is listened to for this long, and for so many bytes, so that it hears why.
-const LINGER: Duration = Duration::from_millis(500);
-const MAX_DRAINED_BYTES: usize = 256 << 10;
 /// hyper counts a head's bytes a little differently from the guard, which comes first.
 const HEAD_SLACK_BYTES: usize = 4 << 10;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// What one HTTP/2 stream may have written that its client has not taken.
 const MAX_SEND_BUFFER_BYTES: usize = 64 << 10;
+
+/// Streams that a client has reset before anybody looked at them. The guard counts resets, too,
+/// and over time; this bounds what is held of them at once.
+const MAX_PENDING_RESETS: usize = 64;
+/// Streams that were reset for the client's errors; the guard cannot see all of those.
+const MAX_LOCAL_RESETS: usize = 256;
+/// Finds clients that have vanished while an answer is awaited.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why serving stopped.
 enum Stopped {
@@ -275,7 +285,8 @@ async fn serve_two(
 ) -> Stopped {
     // An HTTP/2 connection has state that cannot be put away.
     link.cell.set_parked(true);
-    let watch = (Watch::Two, timeouts(&http.limits));
+    let guard = FrameGuard::new(http.limits.max_head_bytes);
+    let watch = (Watch::Two(Box::new(guard)), timeouts(&http.limits));
     let io = TokioIo::new(ClientIo::new(
         transport,
         first_bytes,
@@ -295,6 +306,9 @@ async fn serve_two(
         Poll::Pending => stop(link, cx),
     })
     .await;
+    if let Some(flood) = link.flood() {
+        return Stopped::Ended(turned_away(link, flood));
+    }
     if done.is_none() && may_finish(link) {
         connection.as_mut().graceful_shutdown();
         done = timeout(LAST_WORDS, connection.as_mut()).await.ok();
@@ -305,8 +319,19 @@ async fn serve_two(
     })
 }
 
-fn two(limits: &HttpLimits) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+/// The frames were no HTTP/2, or too many.
+fn turned_away(link: &Link, flood: Flood) -> SessionEnd {
+    tracing::debug!(session = link.cell.id, %flood, "client turned away");
+    let cause = match flood {
+        Flood::Preface => Cause::BadProtocol,
+        _ => Cause::Flood,
+    };
+    ended(Side::Client, cause)
+}
+
+fn two(limits: &HttpLimits) -> http2::Builder<StreamExecutor> {
+    let timeout = limits.body_timeout;
+    let mut builder = http2::Builder::new(StreamExecutor { timeout });
     let head_bytes = u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX);
     builder
         .timer(TokioTimer::new())
@@ -314,7 +339,11 @@ fn two(limits: &HttpLimits) -> http2::Builder<TokioExecutor> {
         .max_header_list_size(head_bytes)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(MAX_SEND_BUFFER_BYTES);
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
     builder
 }
 
@@ -373,12 +402,20 @@ fn end_of(link: &Link, error: Option<hyper::Error>) -> SessionEnd {
         .map(net::cause_of);
     match cause {
         Some(cause) => ended(Side::Client, cause),
+        None if is_flood(&error) => ended(Side::Client, Cause::Flood),
         None if error.is_parse() => ended(Side::Client, Cause::BadRequest),
         None if error.is_incomplete_message() || error.is_canceled() => {
             ended(Side::Client, Cause::Closed)
         }
         None => ended(Side::Client, Cause::BadProtocol),
     }
+}
+
+/// Whether the HTTP/2 library had enough of a client before the guard did.
+fn is_flood(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let error = source.and_then(|source| source.downcast_ref::<h2::Error>());
+    error.is_some_and(|it| it.is_library() && it.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// Bytes that are no HTTP any more: WebSocket and the like.
