@@ -402,7 +402,8 @@ fn affordable_connections(open_files_limit: usize, config: &Config) -> usize {
     let reserved = RESERVED_DESCRIPTORS
         + backends.min(MAX_PROBE_DESCRIPTORS)
         + config.workers.get() * PIPE_DESCRIPTORS_PER_WORKER;
-    let reserved = reserved.min(open_files_limit / 2);
+    // Where descriptors are few, most of them are needed by the process itself.
+    let reserved = reserved.min(open_files_limit / 3 * 2);
     (open_files_limit - reserved) / DESCRIPTORS_PER_CONNECTION
 }
 
@@ -499,7 +500,7 @@ mod tests {
                     listeners: {l: {bind: \"127.0.0.1:1\", cluster: c}}\n";
         let config = config::load_text(Path::new("text"), text).unwrap().config;
         assert_eq!(affordable_connections(20_000, &config), 9_839);
-        assert_eq!(affordable_connections(64, &config), 16);
+        assert_eq!(affordable_connections(64, &config), 11);
         assert_eq!(affordable_connections(0, &config), 0);
     }
 
