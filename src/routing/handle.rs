@@ -415,3 +415,6 @@ impl ListenerHandle {
         self.sent.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;
