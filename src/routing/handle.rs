@@ -495,3 +495,6 @@ impl ListenerHandle {
         self.sent.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,3 +46,19 @@ impl Lag {
 fn known(value: &AtomicU64) -> Option<u64> {
     Some(value.load(Ordering::Relaxed)).filter(|value| *value != UNKNOWN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_seen_is_unknown_and_not_zero() {
+        let lag = Lag::default();
+        assert_eq!((lag.time(), lag.bytes()), (None, None));
+        lag.set(Some(Duration::from_millis(1500)), Some(4096));
+        assert_eq!(lag.time(), Some(Duration::from_millis(1500)));
+        assert_eq!(lag.bytes(), Some(4096));
+        lag.set(Some(Duration::ZERO), None);
+        assert_eq!((lag.time(), lag.bytes()), (Some(Duration::ZERO), None));
+    }
+}

@@ -123,6 +123,16 @@ mod tests {
     }
 
     #[test]
+    fn a_fast_answer_counts_for_what_the_average_has_lost() {
+        let (average, now) = (PeakEwma::default(), Instant::now());
+        average.record(100 * MS, now);
+        average.record(10 * MS, now + DECAY);
+        let kept = 1.0 / std::f64::consts::E;
+        let expected = Duration::from_secs_f64(0.1 * kept + 0.01 * (1.0 - kept));
+        assert!(close(average.read(now + DECAY), expected));
+    }
+
+    #[test]
     fn a_peak_is_forgiven_with_time_and_never_becomes_unknown() {
         let (average, now) = (PeakEwma::default(), Instant::now());
         average.record(100 * MS, now);
@@ -147,5 +157,13 @@ mod tests {
         let (average, now) = (PeakEwma::default(), Instant::now());
         average.record(Duration::ZERO, now);
         assert_eq!(average.read(now), FLOOR);
+    }
+
+    #[test]
+    fn half_of_all_times_lie_ahead_and_half_behind() {
+        let half = u32::MAX / 2;
+        assert_eq!(elapsed(0, half), half);
+        assert_eq!(elapsed(0, half + 1), 0);
+        assert_eq!(elapsed(u32::MAX, 4), 5, "it wraps");
     }
 }

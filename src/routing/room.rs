@@ -280,6 +280,21 @@ mod tests {
     }
 
     #[test]
+    fn who_steps_back_in_stands_behind_those_who_came_before() {
+        let room = Arc::new(WaitingRoom::default());
+        let mut first = enter(&room);
+        let mut second = enter(&room);
+        let mut third = enter(&room);
+        second.leave();
+        second.again();
+        room.release_one();
+        assert!(turn(&mut first).is_some());
+        room.release_one();
+        assert!(turn(&mut second).is_some());
+        assert!(turn(&mut third).is_none());
+    }
+
+    #[test]
     fn releasing_an_empty_room_is_harmless() {
         let room = Arc::new(WaitingRoom::default());
         room.release_one();

@@ -70,7 +70,59 @@ fn matches_sni(pattern: &str, sni: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::Intent;
+    use crate::config::KeepaliveConfig;
+    use crate::config::Protocol;
+
+    fn listener(allow: &[&str], deny: &[&str]) -> ListenerConfig {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+        ListenerConfig {
+            name: "front".into(),
+            bind: SocketAddr::from(([127, 0, 0, 1], 5432)),
+            cluster: None,
+            routes: Vec::new(),
+            protocol: Protocol::Tcp,
+            intent: Intent::ANY,
+            tls: None,
+            tls_passthrough: false,
+            allow: nets(allow),
+            deny: nets(deny),
+            proxy_protocol: None,
+            max_connections: 1,
+            idle_timeout: Duration::ZERO,
+            handshake_timeout: Duration::ZERO,
+            keepalive: KeepaliveConfig {
+                idle: Duration::ZERO,
+                interval: Duration::ZERO,
+                probes: 0,
+                user_timeout: Duration::ZERO,
+            },
+            backlog: 1,
+        }
+    }
+
+    #[test]
+    fn who_is_denied_is_not_let_in_although_allowed() {
+        let allow = ["10.0.0.0/8", "192.0.2.1/32"];
+        let deny = ["10.1.0.0/16"];
+        for (listener, address, permitted) in [
+            (listener(&[], &[]), "203.0.113.1", true),
+            (listener(&[], &deny), "203.0.113.1", true),
+            (listener(&[], &deny), "10.1.2.3", false),
+            (listener(&allow, &deny), "10.2.0.1", true),
+            (listener(&allow, &deny), "192.0.2.1", true),
+            (listener(&allow, &deny), "::ffff:192.0.2.1", true),
+            (listener(&allow, &deny), "10.1.2.3", false),
+            (listener(&allow, &deny), "203.0.113.1", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(permits(&listener, address), permitted, "{address}");
+        }
+    }
 
     #[test]
     fn a_wildcard_matches_exactly_one_label() {

@@ -145,4 +145,34 @@ mod tests {
         mark.arm();
         assert_eq!(mark.read(), None);
     }
+
+    #[test]
+    fn each_thing_is_counted_by_itself() {
+        let tally = Tally::default();
+        let before = tally.read();
+        tally.count_severed();
+        (0..2).for_each(|_| tally.count_lost());
+        (0..3).for_each(|_| tally.count_held(Instant::now()));
+        (0..4).for_each(|_| tally.count_refused());
+        (0..5).for_each(|_| tally.count_failover());
+        (0..6).for_each(|_| tally.count_switchover());
+        let counts = Counts {
+            severed: 1,
+            lost: 2,
+            held: 3,
+            refused: 4,
+        };
+        assert_eq!((before, tally.read()), (Counts::default(), counts));
+        assert_eq!(tally.read().since(counts), Counts::default());
+        assert_eq!((tally.failovers(), tally.switchovers()), (5, 6));
+    }
+
+    #[test]
+    fn the_first_held_session_is_noted_once_it_is_asked_for() {
+        let (tally, start) = (Tally::default(), Instant::now());
+        tally.first_held().arm();
+        tally.count_held(start);
+        tally.count_held(start + Duration::from_secs(1));
+        assert_eq!(tally.first_held().read(), Some(start));
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Longest text that is parsed; fragmented sets of real servers stay far below.
-const MAX_TEXT_BYTES: usize = 1 << 20;
+pub(super) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// MySQL 8.3: a tag is at most 32 characters.
 const MAX_TAG_BYTES: usize = 32;
 /// The server's own limit is a signed 64-bit number.

@@ -1,5 +1,7 @@
 //! Greetings, logins and answers, case by case and by property.
 
+mod edges;
+
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::encoding::PublicKeyX509Der;
 use aws_lc_rs::rsa::KeySize;

@@ -205,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_may_be_as_long_as_the_limit() {
+        let longest = vec![0; MAX_ANSWER_BYTES - HEADER_BYTES];
+        let read = |body: &[u8]| Answer::new().on_message(b'N', body);
+        assert!(matches!(read(&longest), Ok(AnswerStep::Wait)));
+        let longer = [&longest[..], &[0]].concat();
+        assert!(matches!(read(&longer), Err(AnswerError::TooLong)));
+    }
+
+    #[test]
     fn a_row_may_have_no_columns() {
         let Ok(AnswerStep::Done(Ok(rows))) = read(&[
             backend::row_description(&[]),

@@ -196,6 +196,23 @@ fn the_corpus_holds() {
     assert!(count > 0, "no seeds");
 }
 
+/// Random addresses are nearly never as short as addresses can be.
+#[test]
+fn no_start_of_the_shortest_lines_asks_for_more_than_the_line() {
+    for line in [
+        "PROXY UNKNOWN\r\n",
+        "PROXY TCP4 0.0.0.0 0.0.0.0 0 0\r\n",
+        "PROXY TCP6 :: :: 0 0\r\n",
+    ] {
+        for end in 0..line.len() {
+            let ProxyHeader::Incomplete { needed } = parse(&line.as_bytes()[..end]).unwrap() else {
+                panic!("{:?} is no header", &line[..end]);
+            };
+            assert!(end < needed && needed <= line.len(), "{:?}", &line[..end]);
+        }
+    }
+}
+
 fn header() -> impl Strategy<Value = Vec<u8>> {
     let address = || any::<SocketAddr>();
     let line = (address(), address(), any::<bool>()).prop_map(|(client, server, known)| {

@@ -184,10 +184,18 @@ fn commands_are_arrays_of_strings() {
         words(&command::info("replication")),
         ["INFO", "replication"]
     );
-    assert_eq!(
-        words(&command::sentinel_quorum("m")),
-        ["SENTINEL", "ckquorum", "m"]
-    );
+    assert_eq!(words(&command::role()), ["ROLE"]);
+    for (sent, verb) in [
+        (
+            command::sentinel_primary_address("m"),
+            "get-master-addr-by-name",
+        ),
+        (command::sentinel_primary("m"), "master"),
+        (command::sentinel_peers("m"), "sentinels"),
+        (command::sentinel_quorum("m"), "ckquorum"),
+    ] {
+        assert_eq!(words(&sent), ["SENTINEL", verb, "m"]);
+    }
 }
 
 #[test]

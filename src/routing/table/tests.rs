@@ -325,6 +325,20 @@ fn a_full_backend_gets_no_session_until_one_ends() {
 }
 
 #[test]
+fn a_place_is_free_until_as_many_sessions_are_there() {
+    let table = table(vec![limited(1, 2), with(2, |entry| entry.config.tier = 1)]);
+    assert!(table.has_free_place(Intent::ANY));
+    let first = table.backends[0].handle.acquire(None).unwrap();
+    assert!(table.has_free_place(Intent::ANY));
+    let _second = table.backends[0].handle.acquire(None).unwrap();
+    assert!(!table.has_free_place(Intent::ANY), "a spare is no overflow");
+    let _third = table.backends[0].handle.acquire(None).unwrap();
+    assert!(!table.has_free_place(Intent::ANY), "the limit was lowered");
+    drop(first);
+    assert!(!table.has_free_place(Intent::ANY));
+}
+
+#[test]
 fn spares_serve_only_when_the_lower_tier_is_gone_or_tried() {
     let spare = |number| with(number, |entry| entry.config.tier = 1);
     let full = table(vec![limited(1, 1), spare(2)]);
@@ -447,4 +461,17 @@ fn workers_that_race_for_the_last_places_take_each_once() {
         guards.iter().map(Vec::len).sum()
     });
     assert_eq!(taken, 20);
+}
+
+#[test]
+fn a_published_table_has_the_next_number_and_wakes_who_follows() {
+    let shared = SharedTable::default();
+    let mut followed = shared.follow();
+    assert!(!followed.has_changed().unwrap());
+    shared.publish(RoutingTable::default());
+    assert!(followed.has_changed().unwrap());
+    assert_eq!(*followed.borrow_and_update(), 1);
+    shared.publish(RoutingTable::default());
+    assert_eq!(*followed.borrow_and_update(), 2);
+    assert_eq!(shared.load().generation, 2);
 }

@@ -266,3 +266,39 @@ fn sessions_of_a_primary_that_only_has_another_name_go_on() {
     assert!(is_drained(old.fate(WRITES)));
     drop(place);
 }
+
+#[test]
+fn a_reload_changes_how_many_failures_it_takes_to_fall() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND * 10, up);
+    let mut strict = cluster("a", &["db1", "db2"]);
+    strict.health_check.fall = nz(1);
+    world.apply(vec![strict]);
+    let silent = |name: &str| match name {
+        "db1" => Err(Cause::CheckTimeout),
+        _ => Ok(()),
+    };
+    assert!(world.run(SECOND / 2, silent) > 0);
+    assert_eq!(world.health("db1"), Health::Down);
+    assert_eq!(world.health("db2"), Health::Up);
+}
+
+/// Others are up, so that nothing but the suspicion makes haste.
+#[test]
+fn a_refusal_is_confirmed_or_refuted_at_the_fast_interval() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND * 10, up);
+    world.happened.clear();
+    world.run(SECOND * 5, refuses("db1"));
+    let told: Vec<_> = world.happened.iter().collect();
+    let [error, down] = told[..] else {
+        panic!("{told:#?}");
+    };
+    assert_eq!(
+        (error.cause, down.cause),
+        (Cause::ConnectRefused, Cause::ConnectRefused)
+    );
+    let fast = cluster("a", &[]).health_check.fast_interval;
+    let waited = down.at.instant - error.at.instant;
+    assert!(waited <= fast.mul_f64(1.1), "{waited:?}");
+}

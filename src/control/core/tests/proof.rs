@@ -7,6 +7,7 @@ use crate::config::CheckKind;
 use crate::config::DatabaseCheck;
 use crate::config::Fallback;
 use crate::control::evidence::PostgresEvidence;
+use crate::control::happening::What;
 
 const WRITES: Intent = Intent {
     role: WantedRole::Primary,
@@ -92,6 +93,33 @@ fn sessions_go_on_when_a_probe_refutes_what_traffic_said() {
     assert!(hear(&mut world, &primary()));
     assert_eq!(world.entry("db1").role, Role::Primary);
     assert_eq!(fate_of_writes(&world), Fate::Serve);
+}
+
+#[test]
+fn it_is_told_on_which_timeline_a_primary_was_seen() {
+    let mut world = world();
+    let now = world.moment();
+    let mut told = world.core.take_happenings(now).into_iter();
+    let seen = told.find_map(|it| match it.what {
+        What::PrimarySeen { timeline, .. } => timeline,
+        _ => None,
+    });
+    assert_eq!(seen, Some(1));
+}
+
+#[test]
+fn what_says_nothing_of_writes_leaves_the_primary_in_place() {
+    for cause in [
+        Cause::ConnectRefused,
+        Cause::ConnectTimeout,
+        Cause::Reset,
+        Cause::EarlyClose,
+        Cause::TooManyConnections,
+    ] {
+        let mut world = world();
+        report(&mut world, cause);
+        assert_eq!(world.entry("db1").role, Role::Primary, "{cause:?}");
+    }
 }
 
 /// A smart shutdown of PostgreSQL lets sessions finish and nobody in.

@@ -23,6 +23,17 @@ fn slave(id: &str) -> Evidence {
     redis(id, None, false)
 }
 
+/// A replica whose link to its primary is down.
+fn unlinked(id: &str) -> Evidence {
+    match slave(id) {
+        Evidence::Redis(evidence) => Evidence::Redis(RedisEvidence {
+            is_linked: false,
+            ..evidence
+        }),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// `a` is primary with the history `A`; `b` and `c` follow it.
 fn cluster() -> Scene {
     let mut scene = Scene::new(&["a", "b", "c"]);
@@ -108,14 +119,22 @@ fn who_the_last_primary_follows_is_right_whatever_its_history() {
     assert_eq!(scene.primary(), Some("b"));
 }
 
+/// It may have been told to follow and not have reached anybody: it still has its own history.
+#[test]
+fn the_last_primary_vouches_only_for_whom_it_is_linked_to() {
+    for follows in [unlinked("B"), slave("Z")] {
+        let mut scene = cluster();
+        scene.loses("a").sees("a", master("A2", None));
+        scene.sees("b", master("B", Some("A"))).sees("a", follows);
+        assert_eq!(scene.role("b"), fenced(Cause::Diverged));
+    }
+}
+
 #[test]
 fn a_replica_without_its_link_has_lost_its_primary() {
     let mut scene = cluster();
-    let Evidence::Redis(mut evidence) = slave("A") else {
-        panic!("redis");
-    };
-    evidence.is_linked = false;
-    scene.sees("b", Evidence::Redis(evidence));
+    assert_eq!(scene.role("b"), REPLICA);
+    scene.sees("b", unlinked("A"));
     assert_eq!(scene.role("b"), (Role::Replica, Cause::LostPrimary));
 }
 

@@ -423,3 +423,18 @@ fn a_primary_whose_health_is_asked_anew_is_waited_for() {
     scene.sees("a", replica(1));
     assert_eq!(scene.primary(), Some("b"));
 }
+
+/// A loser has to prove itself first; who lost nothing must not have to.
+#[test]
+fn only_who_may_have_writes_of_its_own_is_a_loser() {
+    let mut scene = Scene::new(&["a", "b", "c"]);
+    scene
+        .sees("a", primary(1))
+        .sees("b", replica(1))
+        .sees("c", replica(1));
+    scene.loses("c").sees("a", replica(1)).sees("b", primary(2));
+    assert_eq!(scene.primary(), Some("b"));
+    let memory = scene.failover.memory();
+    assert_eq!(memory.deposed("a"), None, "it was seen to step down");
+    assert_eq!(memory.deposed("c"), None, "it was never written to");
+}

@@ -78,3 +78,32 @@ fn the_primary_before_has_to_yield_here_too() {
     scene.sees("a", told(false, None));
     assert_eq!(scene.primary(), Some("b"));
 }
+
+/// Went untested: the appointed one would be fenced for its lower timeline at once.
+#[test]
+fn an_appointment_outweighs_a_higher_timeline() {
+    let mut scene = Scene::new(&["a", "b"]);
+    scene
+        .sees("a", told(true, Some(2)))
+        .sees("b", told(true, Some(3)))
+        .sees("a", told(true, Some(2)));
+    scene.appoints("a").unwrap();
+    assert_eq!(scene.primary(), Some("a"));
+    assert_eq!(scene.role("b"), fenced(Cause::Diverged));
+    assert_eq!(scene.failover.memory().highest_timeline(), Some(2));
+    scene.loses("a").sees("b", told(true, Some(3)));
+    assert_eq!(scene.primary(), None, "its timeline was disowned");
+    scene.sees("b", told(true, Some(2)));
+    assert_eq!(scene.primary(), None, "it has not followed since");
+    scene.sees("b", told(true, Some(4)));
+    assert_eq!(scene.primary(), Some("b"), "it was promoted once more");
+}
+
+#[test]
+fn a_replica_on_a_lower_timeline_still_follows() {
+    let mut scene = Scene::new(&["a", "b"]);
+    scene
+        .sees("a", told(true, Some(3)))
+        .sees("b", told(false, Some(2)));
+    assert_eq!(scene.role("b"), REPLICA);
+}

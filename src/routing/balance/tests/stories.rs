@@ -117,6 +117,12 @@ fn least_connections_breaks_ties_by_lot() {
 }
 
 #[test]
+fn least_connections_goes_by_weight_while_all_are_idle() {
+    let mut cluster = Cluster::new(Policy::LeastConnections, &[100, 300]);
+    assert_eq!(shares(&mut cluster, 100), [0, 100]);
+}
+
+#[test]
 fn random_two_prefers_the_less_loaded_of_two() {
     let mut cluster = Cluster::new(Policy::RandomTwo, &[100, 100]);
     cluster.view.active = vec![5, 4];
