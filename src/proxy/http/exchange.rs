@@ -457,6 +457,9 @@ impl Exchange<'_> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.upgrade(response, lease).await;
         }
+        if prepare::is_framed_twice(&response) {
+            return Err(Failed::Lost(Cause::BadProtocol));
+        }
         prepare::forward_back(&mut response, self.prepared);
         let timeout = self.prepared.config.limits.body_timeout;
         Ok(response

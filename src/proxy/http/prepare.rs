@@ -288,6 +288,13 @@ fn check_certificate(
     }
 }
 
+/// An answer with a length and chunks: an error or an attack (RFC 9112, 6.3). hyper believes the
+/// chunks and keeps the length.
+pub fn is_framed_twice(response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
+}
+
 /// What a client gets of a backend's head.
 pub fn forward_back(response: &mut Response<Incoming>, prepared: &Prepared) {
     let version = response.version();
