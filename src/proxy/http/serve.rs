@@ -94,8 +94,12 @@ pub async fn serve(
     ));
     cell.set_phase(Phase::Relay);
     cell.set_transaction(Transaction::Idle);
+    // The end of a TLS handshake often has the first request behind it: what was decrypted
+    // already would not be seen on the socket.
+    let mut may_be_read_ahead = is_tls;
     loop {
-        if first_bytes.is_empty() && wait_for_bytes(&transport, cell).await.is_err() {
+        let is_silent = first_bytes.is_empty() && !std::mem::take(&mut may_be_read_ahead);
+        if is_silent && wait_for_bytes(&transport, cell).await.is_err() {
             return severed(cell);
         }
         match Box::pin(attend(transport, first_bytes, &link)).await {
