@@ -278,9 +278,17 @@ async fn serve_two(
         })
     };
     let mut connection = std::pin::pin!(two(&http.limits).serve_connection(io, service));
-    let mut done = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => stop(link, cx),
+    let mut is_told = false;
+    let mut done = std::future::poll_fn(|cx| {
+        // GOAWAY: a client that always has a request under way would never come to rest.
+        if !is_told && link.cell.grace().is_some() {
+            is_told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => stop(link, cx),
+        }
     })
     .await;
     if done.is_none() && may_finish(link) {
