@@ -22,6 +22,8 @@ needs=(
     pgbouncer:pgbouncer
     promtool:prometheus
     wrk:wrk
+    h2load:nghttp2-client
+    curl:curl
     nft:nftables
     ip:iproute2
     openssl:openssl
