@@ -11,8 +11,12 @@ use serde_json::json;
 use crate::admin::view;
 use crate::config::Fallback;
 use crate::config::HashKey;
+use crate::config::HostPattern;
+use crate::config::HttpListenerConfig;
+use crate::config::HttpRoute;
 use crate::config::Intent;
 use crate::config::MaxLag;
+use crate::config::PathPattern;
 use crate::config::Policy;
 use crate::report::SessionView;
 use crate::routing;
@@ -21,6 +25,8 @@ use crate::routing::ClusterTable;
 use crate::routing::Exclusion;
 use crate::routing::Explanation;
 use crate::routing::Fate;
+use crate::routing::HttpQuestion;
+use crate::routing::HttpVerdict;
 use crate::routing::KeySource;
 use crate::routing::ListenerEntry;
 use crate::routing::LoginKeys;
@@ -29,6 +35,7 @@ use crate::routing::PickRequest;
 use crate::routing::RoutingTable;
 use crate::routing::Standing;
 use crate::routing::Wish;
+use crate::routing::WrittenRequest;
 
 /// Who asks for a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,6 +48,8 @@ pub struct Client {
     pub sni: Option<String>,
     /// One startup parameter of PostgreSQL, name and value: what `startup:NAME` hashes.
     pub startup: Option<(String, String)>,
+    /// Of an HTTP listener.
+    pub request: WrittenRequest,
 }
 
 /// An address, with or without a port.
@@ -59,7 +68,7 @@ pub fn parse_startup(text: &str) -> Option<(String, String)> {
 /// Where this client would go now.
 ///
 /// # Errors
-/// There is no such listener; the message names a near one.
+/// There is no such listener, and the message names a near one; or what is asked is no request.
 pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Value, String> {
     let entry = table.listeners.get(&*client.listener);
     let entry = entry.ok_or_else(|| unknown_listener(table, &client.listener))?;
@@ -72,6 +81,10 @@ pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Val
         database: client.database.as_deref(),
         user: client.user.as_deref(),
     };
+    let http = match &entry.config.http {
+        Some(http) => Some((&**http, HttpQuestion::read(&client.request)?)),
+        None => None,
+    };
     let mut shown = json!({
         "generation": table.generation,
         "listener": { "name": &*entry.config.name, "bind": entry.config.bind.to_string() },
@@ -79,13 +92,30 @@ pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Val
         "source_assumed": client.source.is_none(),
         "intent": intent(entry.config.intent),
     });
-    let routed = routing::route(&entry.config, wish);
-    shown["route"] = route(entry, routed);
-    let cluster = routed.and_then(|routed| table.clusters.get(routed.cluster));
+    let cluster = match &http {
+        Some((config, question)) => {
+            let default = entry.config.cluster.as_ref();
+            let view = question.view();
+            let routed = routing::route_http(&entry.http_routes, config, default, &view);
+            shown["route"] = http_route(config, routed);
+            shown["routes"] = verdicts(entry, config, question);
+            routed.map(|routed| routed.cluster)
+        }
+        None => {
+            let routed = routing::route(&entry.config, wish);
+            shown["route"] = route(entry, routed);
+            routed.map(|routed| routed.cluster)
+        }
+    };
+    let cluster = cluster.and_then(|name| table.clusters.get(name));
     if let Some(refusal) = refusal(entry, source.ip(), cluster.is_some()) {
         shown["outcome"] = refusal;
     }
     if let Some(cluster) = cluster {
+        let hashed = http.as_ref().and_then(|(_, question)| {
+            let key = &cluster.config.balance.key;
+            routing::request_key(key, &question.view(), question.query())
+        });
         let request = PickRequest {
             intent: entry.config.intent,
             source: KeySource {
@@ -94,7 +124,7 @@ pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Val
                 login: LoginKeys {
                     user: client.user.as_deref(),
                     database: client.database.as_deref(),
-                    parameter: hashed_parameter(cluster, client),
+                    parameter: hashed.or_else(|| hashed_parameter(cluster, client)),
                 },
             },
             tried: &[],
@@ -112,6 +142,63 @@ fn hashed_parameter<'a>(cluster: &ClusterTable, client: &'a Client) -> Option<&'
     };
     let (name, value) = client.startup.as_ref()?;
     (**name == **hashed).then_some(value)
+}
+
+/// The route that takes a request.
+fn http_route(config: &HttpListenerConfig, routed: Option<routing::HttpRouted<'_>>) -> Value {
+    let Some(routed) = routed else {
+        return Value::Null;
+    };
+    let Some(at) = routed.route else {
+        return json!({ "cluster": &**routed.cluster, "number": null,
+            "text": "the listener's cluster" });
+    };
+    let text = config.routes.get(at).map(conditions).unwrap_or_default();
+    let text = format!("route {} ({text})", at + 1);
+    json!({ "cluster": &**routed.cluster, "number": at + 1, "text": text })
+}
+
+/// What each route says to the request.
+fn verdicts(entry: &ListenerEntry, config: &HttpListenerConfig, question: &HttpQuestion) -> Value {
+    let verdicts = routing::explain_http(&entry.http_routes, config, &question.view());
+    let routes = config.routes.iter().zip(&verdicts).enumerate();
+    let routes = routes.map(|(at, (route, verdict))| {
+        let header = match verdict {
+            HttpVerdict::OtherHeader(at) => route.headers.get(*at).map(|it| it.name.as_str()),
+            _ => None,
+        };
+        json!({ "number": at + 1, "text": conditions(route), "verdict": verdict.as_str(),
+            "header": header })
+    });
+    routes.collect()
+}
+
+/// As in the file, on one line.
+fn conditions(route: &HttpRoute) -> String {
+    let mut conditions = Vec::new();
+    match &route.host {
+        Some(HostPattern::Exact(host)) => conditions.push(format!("host: {host}")),
+        Some(HostPattern::Below(suffix)) => conditions.push(format!("host: *{suffix}")),
+        None => {}
+    }
+    match &route.path {
+        Some(PathPattern::Exact(path)) => conditions.push(format!("path: exact {path}")),
+        Some(PathPattern::Prefix(path)) => conditions.push(format!("path: {path}")),
+        None => {}
+    }
+    if !route.methods.is_empty() {
+        let methods: Vec<_> = route.methods.iter().map(|it| it.as_str()).collect();
+        conditions.push(format!("method: {}", methods.join(" ")));
+    }
+    for header in &route.headers {
+        let value = header.value.as_ref().and_then(|value| value.to_str().ok());
+        conditions.push(format!(
+            "header {}: {}",
+            header.name,
+            value.unwrap_or("any")
+        ));
+    }
+    conditions.join(", ")
 }
 
 /// Where this session is, and where its client would go now.

@@ -6,6 +6,7 @@ use crate::admin::explain;
 use crate::admin::explain::Client;
 use crate::cluster::AdminState;
 use crate::control::MAX_INCIDENTS;
+use crate::routing::WrittenRequest;
 
 /// Sessions listed when the request does not say how many: one screen of `jq`
 /// is enough, a hundred thousand sessions are not.
@@ -165,6 +166,12 @@ fn question(query: Option<&str>) -> Result<Route, NoRoute> {
         database: value("database")?,
         sni: value("sni")?,
         startup,
+        request: WrittenRequest {
+            host: value("host")?,
+            path: value("path")?,
+            method: value("method")?,
+            headers: value("header")?,
+        },
     }))
 }
 

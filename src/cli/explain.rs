@@ -32,6 +32,18 @@ pub struct ExplainArgs {
     /// A startup parameter of PostgreSQL, where the cluster hashes one (`startup:NAME`)
     #[arg(long, value_name = "NAME=VALUE", conflicts_with = "session")]
     startup: Option<String>,
+    /// The host of an HTTP request
+    #[arg(long, conflicts_with = "session")]
+    host: Option<String>,
+    /// The path of an HTTP request, with its query
+    #[arg(long, conflicts_with = "session")]
+    path: Option<String>,
+    /// The method of an HTTP request
+    #[arg(long, conflicts_with = "session")]
+    method: Option<String>,
+    /// A header of an HTTP request; may be given several times
+    #[arg(long, value_name = "NAME: VALUE", conflicts_with = "session")]
+    header: Vec<String>,
     /// A live session, by its number in the log and in /api/v1/sessions
     #[arg(long, value_name = "ID", conflicts_with = "listener")]
     session: Option<u64>,
@@ -58,6 +70,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
 
 fn path(args: &ExplainArgs) -> String {
     let session = args.session.map(|id| id.to_string());
+    let headers = (!args.header.is_empty()).then(|| args.header.join("\n"));
     let pairs = [
         ("session", &session),
         ("listener", &args.listener),
@@ -66,6 +79,10 @@ fn path(args: &ExplainArgs) -> String {
         ("database", &args.database),
         ("sni", &args.sni),
         ("startup", &args.startup),
+        ("host", &args.host),
+        ("path", &args.path),
+        ("method", &args.method),
+        ("header", &headers),
     ];
     let pairs = pairs.into_iter().filter_map(|(name, value)| {
         let value = value.as_ref()?;
@@ -102,6 +119,11 @@ fn account(explanation: &Value) -> String {
     if !route.is_null() {
         line("route", &word(&route["text"]));
     }
+    for other in elements(&explanation["routes"]) {
+        if let Some(why) = passed_over(other) {
+            line("", &why);
+        }
+    }
     if !explanation["cluster"].is_null() {
         line("cluster", &word(&explanation["cluster"]));
         line("policy", &policy(explanation));
@@ -115,6 +137,20 @@ fn account(explanation: &Value) -> String {
     let now = if session.is_null() { "" } else { "now, " };
     let _ = writeln!(text, "=> {now}{}", word(&explanation["outcome"]["text"]));
     text
+}
+
+/// Why a route of an HTTP listener does not take the request; `None`: it does.
+fn passed_over(route: &Value) -> Option<String> {
+    let why = match route["verdict"].as_str()? {
+        "taken" => return None,
+        "less_specific" => "matches, less closely".to_owned(),
+        "other_host" => "another host".to_owned(),
+        "other_path" => "another path".to_owned(),
+        "other_method" => "another method".to_owned(),
+        _ => format!("header {} does not match", word(&route["header"])),
+    };
+    let (number, text) = (word(&route["number"]), word(&route["text"]));
+    Some(format!("not {number} ({text}): {why}"))
 }
 
 fn listener(listener: &Value) -> String {

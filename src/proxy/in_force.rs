@@ -40,8 +40,10 @@ impl InForce {
     fn judge(&self, cell: &SessionCell) {
         if self.names.contains(&cell.listener.name) || self.addresses.contains(&cell.bind) {
             cell.clear_deadline(Cause::ListenerRemoved);
+            cell.go_on(Cause::ListenerRemoved);
         } else {
             cell.set_deadline(self.deadline, Cause::ListenerRemoved);
+            cell.finish_requests(Cause::ListenerRemoved);
         }
     }
 }

@@ -268,6 +268,22 @@ impl SessionCell {
         self.lock().finish.get_or_insert(cause);
     }
 
+    /// The same where requests follow each other: a client that rests between two of them loses
+    /// nothing. A database session may hold temporary tables and the like: it keeps its time.
+    pub fn finish_requests(&self, cause: Cause) {
+        if self.keep_alive_ms.load(Ordering::Relaxed) > 0 {
+            self.finish(cause);
+        }
+    }
+
+    /// Takes [`Self::finish`] of `cause` back.
+    pub fn go_on(&self, cause: Cause) {
+        let mut control = self.lock();
+        if control.finish == Some(cause) {
+            control.finish = None;
+        }
+    }
+
     /// As [`Self::finish`], from that time on, and not between two requests that follow closely:
     /// the answer to the second can announce the end.
     pub fn finish_at(&self, at: Instant, cause: Cause) {

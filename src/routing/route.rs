@@ -102,6 +102,7 @@ mod tests {
                 user_timeout: Duration::ZERO,
             },
             backlog: 1,
+            http: None,
         }
     }
 

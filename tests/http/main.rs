@@ -3,24 +3,33 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
 mod access;
+mod affinity;
 mod answers;
+mod certificates;
 mod clients;
 mod conformance;
 mod downgrade;
+mod drains;
+mod explained;
 mod failures;
 mod floods;
 mod frames;
+mod grpc;
 mod harness;
 mod holds;
 mod lenient;
 mod limits;
 mod observed;
+mod outliers;
 mod recorder;
+mod reloads;
 mod requests;
 mod retries;
 mod routes;
 mod rules;
 mod smuggling;
+mod stores;
 #[path = "../support/mod.rs"]
 mod support;
+mod upgrades;
 mod world;

@@ -14,6 +14,11 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle as Task;
+
 use crate::harness::Stage;
 use crate::support::PATIENCE;
 use crate::support::evergate::Evergate;
@@ -53,6 +58,35 @@ pub fn stage_until(until: Until, backends: &[SocketAddr], cluster: &str, listene
     let yaml = file(addr, backends, cluster, listener);
     let evergate = Evergate::with(&yaml).until(until).start();
     Stage { evergate, addr }
+}
+
+/// Tasks on a thread of their own, until it is dropped.
+pub struct Background {
+    handle: Handle,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Background {
+    pub fn start() -> Self {
+        let runtime = runtime();
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        thread::spawn(move || runtime.block_on(stopped));
+        Self {
+            handle,
+            _stop: stop,
+        }
+    }
+
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Task<()> {
+        self.handle.spawn(task)
+    }
+}
+
+/// For what a test awaits itself.
+pub fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
 }
 
 /// One kept-alive connection of a client.
@@ -116,7 +150,9 @@ impl Client {
 
     /// Whether the proxy closes the connection, with nothing more on it.
     pub fn is_closed_by_the_proxy(&mut self) -> bool {
-        self.unread.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
+        let read = self.stream.read(&mut [0; 1]);
+        let is_reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+        self.unread.is_empty() && (matches!(read, Ok(0)) || read.is_err_and(|it| is_reset(&it)))
     }
 
     fn more(&mut self) -> io::Result<()> {

@@ -281,10 +281,13 @@ impl Link {
         self.lock().upgrade.take()
     }
 
-    /// The listener as the present table has it; `None`: it was removed.
+    /// The listener as the present table has it, also under another name; `None`: it was removed.
     pub fn entry(&self) -> Option<Arc<ListenerEntry>> {
         let table = self.shared.table.load();
-        table.listeners.get(&self.cell.listener.name).cloned()
+        let named = table.listeners.get(&self.cell.listener.name);
+        let here = |entry: &&Arc<ListenerEntry>| entry.config.bind == self.cell.bind;
+        let found = named.or_else(|| table.listeners.values().find(here));
+        found.cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

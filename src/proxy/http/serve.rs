@@ -107,8 +107,12 @@ pub async fn serve(
     let link = Arc::new(link.timed());
     cell.set_phase(Phase::Relay);
     cell.set_transaction(Transaction::Idle);
+    // The end of a TLS handshake often has the first request behind it: what was decrypted
+    // already would not be seen on the socket.
+    let mut may_be_read_ahead = is_tls;
     loop {
-        if first_bytes.is_empty() && wait_for_bytes(&transport, cell).await.is_err() {
+        let is_silent = first_bytes.is_empty() && !std::mem::take(&mut may_be_read_ahead);
+        if is_silent && wait_for_bytes(&transport, cell).await.is_err() {
             return severed(cell);
         }
         match Box::pin(attend(transport, first_bytes, &link)).await {
@@ -301,9 +305,17 @@ async fn serve_two(
         })
     };
     let mut connection = std::pin::pin!(two(&http.limits).serve_connection(io, service));
-    let mut done = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => stop(link, cx),
+    let mut is_told = false;
+    let mut done = std::future::poll_fn(|cx| {
+        // GOAWAY: a client that always has a request under way would never come to rest.
+        if !is_told && link.cell.grace().is_some() {
+            is_told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => stop(link, cx),
+        }
     })
     .await;
     if let Some(flood) = link.flood() {

@@ -13,6 +13,7 @@
 mod explain;
 mod index;
 mod key;
+mod question;
 
 use http::HeaderMap;
 use http::Method;
@@ -28,6 +29,8 @@ pub use explain::HttpVerdict;
 pub use explain::explain_http;
 pub use index::HttpRoutes;
 pub use key::request_key;
+pub use question::HttpQuestion;
+pub use question::WrittenRequest;
 
 /// What routes look at in a request.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,230 @@
+//! Reload after reload while large bodies stream both ways.
+
+use std::io::Read;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client;
+use http::Request;
+
+use crate::support::evergate::Evergate;
+use crate::support::ports::free_addr;
+use crate::support::wait_until;
+use crate::world::Background;
+use crate::world::TCP_CHECK;
+use crate::world::file;
+use crate::world::runtime;
+
+const RELOADS: usize = 100;
+const CLIENTS: usize = 50;
+const BODY_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 32 << 10;
+/// What many streams at once may take beside, whatever the reloads do.
+const MAX_GROWTH_BYTES: u64 = 48 << 20;
+/// Slow machines stream slowly.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Told to stop, and how many bodies came back whole.
+type Told = Arc<(AtomicBool, AtomicUsize)>;
+
+/// The byte at a position of client `number`'s body: nobody else's has the same sequence.
+fn byte(number: usize, at: usize) -> u8 {
+    (at.wrapping_mul(31) ^ (at >> 8) ^ number.wrapping_mul(97)) as u8
+}
+
+fn chunk(number: usize, from: usize) -> Vec<u8> {
+    let end = (from + CHUNK_BYTES).min(BODY_BYTES);
+    (from..end).map(|at| byte(number, at)).collect()
+}
+
+#[track_caller]
+fn assert_is_of(number: usize, from: usize, bytes: &[u8]) {
+    let mut found = bytes.iter().enumerate();
+    let wrong = found.find(|(at, found)| **found != byte(number, from + at));
+    assert!(wrong.is_none(), "client {number}, from {from}: {wrong:?}");
+}
+
+/// The end of a head, reading on until it is there.
+fn read_head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> std::io::Result<usize> {
+    loop {
+        if let Some(at) = unread.windows(4).position(|it| it == b"\r\n\r\n") {
+            return Ok(at + 4);
+        }
+        read_more(stream, unread)?;
+    }
+}
+
+fn read_more(stream: &mut TcpStream, unread: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let read = stream.read(&mut buffer)?;
+    unread.extend_from_slice(&buffer[..read]);
+    match read {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Sends each body back while it comes.
+fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // Its peer's end ends it.
+            thread::spawn(move || echo(stream));
+        }
+    });
+    addr
+}
+
+fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut unread = Vec::new();
+    loop {
+        let end = read_head(&mut stream, &mut unread)?;
+        unread.drain(..end);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY_BYTES}\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
+        let mut left = BODY_BYTES;
+        while left > 0 {
+            if unread.is_empty() {
+                read_more(&mut stream, &mut unread)?;
+            }
+            stream.write_all(&unread)?;
+            left -= unread.len();
+            unread.clear();
+        }
+    }
+}
+
+/// Bodies over one connection, one after the other.
+fn stream_over_one(addr: SocketAddr, number: usize, told: &Told) {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut unread = Vec::new();
+    while !told.0.load(Ordering::Acquire) {
+        let mut writer = stream.try_clone().unwrap();
+        let writing = thread::spawn(move || {
+            let head =
+                format!("PUT /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: {BODY_BYTES}\r\n\r\n");
+            writer.write_all(head.as_bytes()).unwrap();
+            for from in (0..BODY_BYTES).step_by(CHUNK_BYTES) {
+                writer.write_all(&chunk(number, from)).unwrap();
+            }
+        });
+        let end = read_head(&mut stream, &mut unread).unwrap();
+        let head = String::from_utf8_lossy(&unread[..end]).into_owned();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        unread.drain(..end);
+        let mut received = 0;
+        while received < BODY_BYTES {
+            if unread.is_empty() {
+                read_more(&mut stream, &mut unread).unwrap();
+            }
+            assert_is_of(number, received, &unread);
+            received += unread.len();
+            unread.clear();
+        }
+        writing.join().unwrap();
+        told.1.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The same as one stream after the other of an HTTP/2 connection.
+async fn stream_over_two(addr: SocketAddr, number: usize, told: Told) {
+    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let (sender, connection) = client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    while !told.0.load(Ordering::Acquire) {
+        let mut ready = sender.clone().ready().await.unwrap();
+        let request = Request::put("http://a.test/x").body(()).unwrap();
+        let (response, send) = ready.send_request(request, false).unwrap();
+        let writing = tokio::spawn(send_body(send, number));
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        let mut received = 0;
+        while let Some(data) = body.data().await {
+            let data = data.unwrap();
+            assert_is_of(number, received, &data);
+            received += data.len();
+            body.flow_control().release_capacity(data.len()).unwrap();
+        }
+        assert_eq!(received, BODY_BYTES, "client {number}");
+        writing.await.unwrap();
+        told.1.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+async fn send_body(mut send: h2::SendStream<Bytes>, number: usize) {
+    for from in (0..BODY_BYTES).step_by(CHUNK_BYTES) {
+        let mut rest = Bytes::from(chunk(number, from));
+        while !rest.is_empty() {
+            send.reserve_capacity(rest.len());
+            let free = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+            let part = rest.split_to(free.unwrap().unwrap().min(rest.len()));
+            let is_end = rest.is_empty() && from + CHUNK_BYTES >= BODY_BYTES;
+            send.send_data(part, is_end).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_hundred_reloads_break_none_of_a_hundred_streams() {
+    let backends = [(); 3].map(|()| echo_server());
+    let listens = free_addr();
+    let one = file(listens, &backends, TCP_CHECK, "");
+    let other = "http: {max_headers: 100}, max_connections: 5000";
+    let two = file(listens, &backends, TCP_CHECK, other);
+    let evergate = Evergate::start(&one);
+    let told = Told::default();
+    let over_one = |number| {
+        let told = Arc::clone(&told);
+        thread::spawn(move || stream_over_one(listens, number, &told))
+    };
+    let threads: Vec<_> = (0..CLIENTS).map(over_one).collect();
+    let background = Background::start();
+    let over_two = |number| {
+        background.spawn(stream_over_two(
+            listens,
+            CLIENTS + number,
+            Arc::clone(&told),
+        ))
+    };
+    let tasks: Vec<_> = (0..CLIENTS).map(over_two).collect();
+    let bodies = |more: usize| {
+        let wanted = told.1.load(Ordering::Acquire) + more;
+        let are_there = || told.1.load(Ordering::Acquire) >= wanted;
+        wait_until(PATIENCE, "bodies that came back", are_there);
+    };
+    bodies(2 * CLIENTS);
+    let before = evergate.rss_bytes();
+    for round in 0..RELOADS {
+        evergate.reload(if round % 2 == 0 { &two } else { &one });
+    }
+    bodies(2 * CLIENTS);
+    let after = evergate.rss_bytes();
+    told.0.store(true, Ordering::Release);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    runtime().block_on(async {
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    let grown = after.saturating_sub(before);
+    assert!(
+        grown < MAX_GROWTH_BYTES,
+        "{before} bytes before, {after} after"
+    );
+}
