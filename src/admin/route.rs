@@ -32,7 +32,7 @@ pub enum Route {
     Incidents {
         limit: usize,
     },
-    ExplainClient(Client),
+    ExplainClient(Box<Client>),
     ExplainSession(u64),
     Config,
     Appoint {
@@ -159,7 +159,7 @@ fn question(query: Option<&str>) -> Result<Route, NoRoute> {
                 .ok_or(NoRoute::BadRequest("startup must be NAME=VALUE"))?,
         ),
     };
-    Ok(Route::ExplainClient(Client {
+    Ok(Route::ExplainClient(Box::new(Client {
         listener,
         source,
         user: value("user")?,
@@ -172,7 +172,7 @@ fn question(query: Option<&str>) -> Result<Route, NoRoute> {
             method: value("method")?,
             headers: value("header")?,
         },
-    }))
+    })))
 }
 
 /// The value of the first pair of this name, as it is written.

@@ -45,7 +45,7 @@ enum Command {
     /// Show what happened: failovers, outages, split brains, backends that were down
     Incidents(incidents::IncidentsArgs),
     /// Say where a client would go and why, or why a session is where it is
-    Explain(explain::ExplainArgs),
+    Explain(Box<explain::ExplainArgs>),
     /// Send no new sessions to a backend; the old ones may finish
     Drain(admin_state::AdminStateArgs),
     /// As drain, and do not act on its health checks
