@@ -11,6 +11,7 @@ use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -47,9 +48,9 @@ pub struct SessionCell {
     idle_timeout: Duration,
     /// Milliseconds that a connection may be idle between requests, instead of `idle_timeout`;
     /// 0 = its protocol has no such thing.
-    keep_alive_ms: AtomicU64,
-    /// For a client to show that it speaks the protocol.
-    handshake_timeout: Duration,
+    keep_alive_ms: AtomicU32,
+    /// For a client to show that it speaks the protocol, in milliseconds.
+    handshake_timeout_ms: u32,
     /// The socket's peer, or the one in a PROXY header.
     client: OnceLock<SocketAddr>,
     /// Read from the client and delivered; written by this session only.
@@ -72,6 +73,15 @@ pub enum Transaction {
     Open,
 }
 
+/// What few sessions need; apart, because thousands of others are idle.
+#[derive(Debug, Default)]
+struct Requests {
+    /// The client takes nothing of what it was sent; it has until then.
+    stalled_until: Option<Instant>,
+    /// From then on, as `finish`.
+    finish_at: Option<(Instant, Cause)>,
+}
+
 /// The rarely used part, behind a lock that nobody contends for.
 #[derive(Debug)]
 struct Control {
@@ -83,10 +93,8 @@ struct Control {
     finish: Option<Cause>,
     waker: Option<Waker>,
     deadline: Option<(Instant, Cause)>,
-    /// The client takes nothing of what it was sent; it has until then.
-    stalled_until: Option<Instant>,
-    /// From then on, as `finish`.
-    finish_at: Option<(Instant, Cause)>,
+    /// Of clients whose requests follow each other.
+    requests: Option<Box<Requests>>,
     last_active: Instant,
     counted_received: u64,
     counted_sent: u64,
@@ -129,8 +137,8 @@ impl SessionCell {
             started: now,
             intent,
             idle_timeout,
-            keep_alive_ms: AtomicU64::new(0),
-            handshake_timeout,
+            keep_alive_ms: AtomicU32::new(0),
+            handshake_timeout_ms: u32::try_from(handshake_timeout.as_millis()).unwrap_or(u32::MAX),
             client: OnceLock::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -145,8 +153,7 @@ impl SessionCell {
                 finish: None,
                 waker: None,
                 deadline: None,
-                stalled_until: None,
-                finish_at: None,
+                requests: None,
                 last_active: now,
                 counted_received: 0,
                 counted_sent: 0,
@@ -246,7 +253,7 @@ impl SessionCell {
 
     /// Between requests, this counts instead of `idle_timeout`; zero switches that off.
     pub fn set_keep_alive(&self, keep_alive: Duration) {
-        let millis = u64::try_from(keep_alive.as_millis()).unwrap_or(u64::MAX);
+        let millis = u32::try_from(keep_alive.as_millis()).unwrap_or(u32::MAX);
         self.keep_alive_ms.store(millis, Ordering::Relaxed);
     }
 
@@ -287,12 +294,15 @@ impl SessionCell {
     /// As [`Self::finish`], from that time on, and not between two requests that follow closely:
     /// the answer to the second can announce the end.
     pub fn finish_at(&self, at: Instant, cause: Cause) {
-        self.lock().finish_at.get_or_insert((at, cause));
+        let mut control = self.lock();
+        let requests = control.requests.get_or_insert_default();
+        requests.finish_at.get_or_insert((at, cause));
     }
 
     /// Gives a client that takes nothing more of its answer until then; `None`: it does.
     pub fn set_stalled_until(&self, deadline: Option<Instant>) {
-        self.lock().stalled_until = deadline;
+        let mut control = self.lock();
+        control.requests.get_or_insert_default().stalled_until = deadline;
     }
 
     /// Gives the session until `deadline`. The first cause stays, apart from an opening's, which
@@ -314,7 +324,8 @@ impl SessionCell {
 
     /// The client has begun to say something that is not passed on before it is whole.
     pub fn begin_opening(&self, now: Instant) {
-        let deadline = (now + self.handshake_timeout, Cause::HandshakeTimeout);
+        let timeout = Duration::from_millis(self.handshake_timeout_ms.into());
+        let deadline = (now + timeout, Cause::HandshakeTimeout);
         self.lock().deadline.get_or_insert(deadline);
     }
 
@@ -406,7 +417,9 @@ impl SessionCell {
             .as_ref()
             .map(|backend| backend.fate(self.intent));
         let idle = now.saturating_duration_since(control.last_active);
-        if let Some((at, cause)) = control.finish_at
+        let requests = control.requests.as_deref();
+        let stalled_until = requests.and_then(|requests| requests.stalled_until);
+        if let Some((at, cause)) = requests.and_then(|requests| requests.finish_at)
             && at <= now
             && idle >= BUSY
         {
@@ -424,7 +437,7 @@ impl SessionCell {
                 control.grace.unwrap_or(Cause::Shutdown)
             }
             (_, Some((deadline, cause))) if deadline <= now => cause,
-            _ if control.stalled_until.is_some_and(|until| until <= now) => Cause::BodyTimeout,
+            _ if stalled_until.is_some_and(|until| until <= now) => Cause::BodyTimeout,
             _ if self.is_idle_for_too_long(idle) => Cause::IdleTimeout,
             _ => {
                 self.ask_to_park(&control, idle);
@@ -449,7 +462,9 @@ impl SessionCell {
         match self.keep_alive_ms.load(Ordering::Relaxed) {
             0 => !self.idle_timeout.is_zero() && idle >= self.idle_timeout,
             // A request may take as long as it takes.
-            millis => self.is_between_transactions() && idle >= Duration::from_millis(millis),
+            millis => {
+                self.is_between_transactions() && idle >= Duration::from_millis(millis.into())
+            }
         }
     }
 

@@ -46,7 +46,8 @@ use crate::routing::Tally;
 )]
 enum Opened {
     Relay(Established),
-    Http(Box<HttpClient>),
+    /// It was served as HTTP, and that has ended.
+    Over(SessionEnd),
 }
 
 /// The relay and what it occupies.
@@ -71,12 +72,10 @@ pub fn spawn(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
 
 async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) {
     let registration = Registration::new(&accepted, shared, worker);
+    // No await in here: what is taken apart would be kept beside its parts.
     let mut opened = match Box::pin(open(accepted, &registration)).await {
         Ok(Opened::Relay(established)) => Ok(established),
-        Ok(Opened::Http(client)) => {
-            let end = Box::pin(serve(client, &registration)).await;
-            return finish(&registration, end);
-        }
+        Ok(Opened::Over(end)) => return finish(&registration, end),
         Err(end) => Err(end),
     };
     let end = loop {
@@ -96,14 +95,14 @@ async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) 
     finish(&registration, end);
 }
 
-async fn serve(client: Box<HttpClient>, registration: &Registration) -> SessionEnd {
+async fn serve(client: HttpClient, registration: &Registration) -> SessionEnd {
     let Registration {
         shared,
         worker,
         cell,
         ..
     } = registration;
-    http::serve(*client, shared, worker, cell).await
+    http::serve(client, shared, worker, cell).await
 }
 
 /// Counts and logs the end of a session.
@@ -176,11 +175,14 @@ async fn open(accepted: Box<Accepted>, registration: &Registration) -> Result<Op
     let mut greeted = unless_severed(cell, greeting).await?;
     cell.set_client(greeted.origin.client);
     if entry.config.http.is_some() {
-        return Ok(Opened::Http(Box::new(HttpClient {
+        let client = HttpClient {
             transport: greeted.client,
             first_bytes: greeted.first_bytes,
             origin: greeted.origin,
-        })));
+        };
+        drop(entry);
+        let end = Box::pin(serve(client, registration)).await;
+        return Ok(Opened::Over(end));
     }
     let cluster = match route::route(&entry.config, &greeted.origin) {
         Ok(cluster) => cluster.clone(),

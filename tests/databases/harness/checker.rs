@@ -80,8 +80,10 @@ fn a_read_only_primary_is_told_from_a_dead_one() {
     verdict.expect_intact();
     assert!(verdict.read_only_errors >= 50, "{verdict}");
     assert!(verdict.failed_connections >= 4, "{verdict}");
-    // Each writer lost its session at most once, and some had a statement in flight or began one.
-    assert!((1..=4).contains(&verdict.errors["lost"]), "{verdict}");
+    // Each writer lost its session at most once; a killed server's processes may still say 57P01.
+    let lost = verdict.errors.get("lost").copied().unwrap_or(0);
+    let told = verdict.errors.get("57P01").copied().unwrap_or(0);
+    assert!((1..=4).contains(&(lost + told)), "{verdict}");
     // Sessions that began before the change may still have written for a moment.
     let outage = record.outage_within(closed, still_closed);
     assert!(outage.length >= (still_closed - closed) / 2, "{outage:?}");
