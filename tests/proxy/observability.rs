@@ -379,6 +379,12 @@ fn the_api_shows_live_sessions_and_forgets_dead_ones() {
         echoes(session, b"12345678").unwrap();
     }
     let sessions = |query: &str| evergate.get(&format!("/api/v1/sessions{query}")).json();
+    // An answer is counted after it was sent.
+    wait_until(PATIENCE, "all bytes are counted", || {
+        let shown = sessions("");
+        let mut all = shown["sessions"].as_array().unwrap().iter();
+        all.all(|session| session["sent_bytes"] == 8)
+    });
     let shown = sessions("");
     assert_eq!(
         (&shown["total"], &shown["truncated"]),

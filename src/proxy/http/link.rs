@@ -151,6 +151,8 @@ impl Link {
             || self
                 .retires
                 .is_some_and(|retires| retires <= Instant::now())
+            // Its worker may not have looked yet.
+            || self.entry().is_none()
     }
 
     /// Begins an exchange.
