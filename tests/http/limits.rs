@@ -314,12 +314,9 @@ fn idle_connections_cost_little() {
     };
     let mut clients: Vec<TcpStream> = Vec::new();
     let mut grow = || {
-        // One by one: who says nothing for long is shown out.
-        for _ in 0..BATCH {
-            let mut client = stage.connect();
-            ask(&mut client);
-            clients.push(client);
-        }
+        let start = clients.len();
+        clients.extend((0..BATCH).map(|_| stage.connect()));
+        clients[start..].iter_mut().for_each(ask);
         wait_until_parked(&stage, clients.len());
         stage.evergate.rss_bytes()
     };
