@@ -46,8 +46,7 @@ use crate::routing::Tally;
 )]
 enum Opened {
     Relay(Established),
-    /// It was served as HTTP, and that has ended.
-    Over(SessionEnd),
+    Http(Box<HttpClient>),
 }
 
 /// The relay and what it occupies.
@@ -72,10 +71,13 @@ pub fn spawn(accepted: Accepted, shared: Arc<Shared>, worker: Arc<Worker>) {
 
 async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) {
     let registration = Registration::new(&accepted, shared, worker);
-    // No await in here: what is taken apart would be kept beside its parts.
     let mut opened = match Box::pin(open(accepted, &registration)).await {
         Ok(Opened::Relay(established)) => Ok(established),
-        Ok(Opened::Over(end)) => return finish(&registration, end),
+        Ok(Opened::Http(client)) => {
+            // A task of its own: nothing of this one is kept while the client is idle.
+            tokio::spawn(serve(client, registration));
+            return;
+        }
         Err(end) => Err(end),
     };
     let end = loop {
@@ -95,14 +97,15 @@ async fn run(accepted: Box<Accepted>, shared: Arc<Shared>, worker: Arc<Worker>) 
     finish(&registration, end);
 }
 
-async fn serve(client: HttpClient, registration: &Registration) -> SessionEnd {
+async fn serve(client: Box<HttpClient>, registration: Registration) {
     let Registration {
         shared,
         worker,
         cell,
         ..
-    } = registration;
-    http::serve(client, shared, worker, cell).await
+    } = &registration;
+    let end = http::serve(*client, shared, worker, cell).await;
+    finish(&registration, end);
 }
 
 /// Counts and logs the end of a session.
@@ -181,8 +184,7 @@ async fn open(accepted: Box<Accepted>, registration: &Registration) -> Result<Op
             origin: greeted.origin,
         };
         drop(entry);
-        let end = Box::pin(serve(client, registration)).await;
-        return Ok(Opened::Over(end));
+        return Ok(Opened::Http(Box::new(client)));
     }
     let cluster = match route::route(&entry.config, &greeted.origin) {
         Ok(cluster) => cluster.clone(),

@@ -328,7 +328,7 @@ fn idle_connections_cost_little() {
     let each = third.saturating_sub(first) / (2 * BATCH as u64);
     println!("{each} bytes for each idle connection");
     // By itself 4 KiB; but what a burst took, the allocator keeps, and it counts here.
-    assert!(each <= 24 << 10, "{each} bytes for each idle connection");
+    assert!(each <= 8 << 10, "{each} bytes for each idle connection");
     // They are served again.
     clients.iter_mut().step_by(100).for_each(ask);
 }
