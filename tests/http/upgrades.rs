@@ -184,6 +184,68 @@ fn a_backend_that_does_not_switch_answers_as_always() {
 }
 
 #[test]
+fn connect_opens_a_tunnel_where_it_is_allowed() {
+    let backend = Recorder::scripted(|head, connection| {
+        if !head.starts_with("CONNECT db.test:5432 HTTP/1.1\r\n") {
+            connection.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+            return;
+        }
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome");
+        connection.read_to_end();
+    });
+    let stage = stage(
+        &[backend.addr()],
+        TCP_CHECK,
+        "    http: {allow_connect: true}\n",
+    );
+    let mut client = stage.connect();
+    // What follows the head is for the other end of the tunnel, and no request.
+    client
+        .write_all(
+            b"CONNECT db.test:5432 HTTP/1.1\r\nHost: db.test:5432\r\n\r\n\
+              GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        )
+        .unwrap();
+    let head = read_head(&mut client).unwrap().to_ascii_lowercase();
+    assert_eq!(status(&head), 200, "{head}");
+    assert!(!head.contains("content-length"), "{head}");
+    let mut greeting = [0; 7];
+    client.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"welcome");
+    client.write_all(b"the end").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    let sent = backend.text();
+    let tunnelled = sent.split_once("\r\n\r\n").unwrap().1;
+    assert_eq!(tunnelled, "GET /x HTTP/1.1\r\nHost: a.test\r\n\r\nthe end");
+}
+
+#[test]
+fn connect_that_is_refused_by_the_backend_leaves_http_as_it_was() {
+    let backend = Recorder::answering(|head| match head.starts_with("CONNECT ") {
+        true => b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno".to_vec(),
+        false => b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes".to_vec(),
+    });
+    let stage = stage(
+        &[backend.addr()],
+        TCP_CHECK,
+        "    http: {allow_connect: true}\n",
+    );
+    let mut client = stage.connect();
+    client
+        .write_all(
+            b"CONNECT db.test:5432 HTTP/1.1\r\nHost: db.test:5432\r\n\r\n\
+              GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        )
+        .unwrap();
+    assert_eq!(status(&read_head(&mut client).unwrap()), 403);
+    let mut body = [0; 2];
+    client.read_exact(&mut body).unwrap();
+    assert_eq!(&body, b"no");
+    assert_eq!(status(&read_head(&mut client).unwrap()), 200);
+}
+
+#[test]
 fn a_backend_that_switches_unasked_is_not_believed() {
     let backend = Recorder::answering(|_| {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"

@@ -12,6 +12,7 @@ use http::Method;
 use http::Uri;
 use http::Version;
 use http::header::HOST;
+use http::uri::Authority;
 use http::uri::PathAndQuery;
 use http::uri::Scheme;
 
@@ -74,7 +75,7 @@ pub fn read<'a>(
     let forward = match (normal, uri.path_and_query()) {
         // Sharing its bytes. An absolute form may lack the slash: `http://host?query`.
         (Forward::Raw, Some(raw)) if raw.as_str().starts_with(['/', '*']) => raw.clone(),
-        // CONNECT has no path; what is built of this target is not sent for it.
+        // CONNECT has no path, and this is not sent for it.
         (Forward::Raw, None) => PathAndQuery::from_static("/"),
         _ => with_query(&path, uri.query())?,
     };
@@ -87,9 +88,14 @@ pub fn read<'a>(
 }
 
 impl Target<'_> {
-    /// The target for an HTTP/1.1 backend, which reads the host in `Host`.
-    pub fn origin_form(&self) -> Uri {
-        Uri::from(self.forward.clone())
+    /// The target for an HTTP/1.1 backend, which reads the host in `Host`. That of CONNECT says
+    /// whom to connect to (RFC 9112, 3.2.3).
+    pub fn http1_form(&self) -> Uri {
+        let connect_to = self.authority.filter(|_| self.path.is_empty());
+        match connect_to.map(Authority::try_from) {
+            Some(Ok(authority)) => Uri::from(authority),
+            _ => Uri::from(self.forward.clone()),
+        }
     }
 
     /// The target for an HTTP/2 backend: the pseudo-headers.
@@ -341,7 +347,7 @@ mod tests {
         ] {
             let uri = uri.parse().unwrap();
             let target = read(&Method::GET, &uri, Version::HTTP_11, &headers).unwrap();
-            assert_eq!(target.origin_form().to_string(), forwarded);
+            assert_eq!(target.http1_form().to_string(), forwarded);
             let absolute = target.absolute_form(true).unwrap();
             let authority = target.authority.unwrap();
             assert_eq!(
@@ -356,7 +362,7 @@ mod tests {
     fn options_for_the_whole_server_stay_so() {
         let (uri, headers) = (Uri::from_static("*"), hosts(&["a"]));
         let target = read(&Method::OPTIONS, &uri, Version::HTTP_11, &headers).unwrap();
-        assert_eq!(target.origin_form(), "*");
+        assert_eq!(target.http1_form(), "*");
     }
 
     proptest! {

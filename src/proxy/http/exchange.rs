@@ -10,7 +10,6 @@ use std::time::Instant;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
-use http::StatusCode;
 use http::Version;
 use http::header;
 use http_body_util::Full;
@@ -454,7 +453,7 @@ impl Exchange<'_> {
         mut response: Response<Incoming>,
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if prepare::is_switch(&response, self.prepared) {
             return self.upgrade(response, lease).await;
         }
         if prepare::is_framed_twice(&response) {
@@ -471,7 +470,7 @@ impl Exchange<'_> {
         mut response: Response<Incoming>,
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
-        if !prepare::may_switch(&response, self.prepared) {
+        if !prepare::may_switch(self.prepared) {
             return Err(Failed::Lost(Cause::BadProtocol));
         }
         let upgraded = hyper::upgrade::on(&mut response).await;
@@ -486,6 +485,11 @@ impl Exchange<'_> {
             answer: parts.read_buf,
             lease: place,
         });
+        if self.prepared.is_connect {
+            prepare::forward_back(&mut response, self.prepared);
+            // A tunnel has no body, whatever is said of one.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         Ok(response.map(|_| Source::Own(Full::default())))
     }
 }

@@ -64,6 +64,8 @@ pub struct Prepared {
     /// Of one attempt that another may follow.
     pub attempt_timeout: Option<Duration>,
     pub is_idempotent: bool,
+    /// CONNECT: a good answer makes the connection a tunnel.
+    pub is_connect: bool,
     pub hop: Hop,
     pub version: HttpVersion,
 }
@@ -105,7 +107,9 @@ pub fn prepare(
         check_size(&parts, &config.limits)?;
         message::check_http2(&parts.headers).map_err(|_| Problem::BadRequest)?;
     }
-    if parts.method == Method::CONNECT && !config.allow_connect {
+    let is_connect = parts.method == Method::CONNECT;
+    // A tunnel takes the whole connection, which other requests share over HTTP/2.
+    if is_connect && (!config.allow_connect || parts.version == Version::HTTP_2) {
         return Err(Problem::MethodNotAllowed.into());
     }
     let expects = message::expects_continue(&parts.headers);
@@ -149,6 +153,7 @@ pub fn prepare(
         min_retries_per_second: seen.min_retries_per_second,
         attempt_timeout: seen.attempt_timeout,
         is_idempotent: message::is_idempotent(&parts.method),
+        is_connect,
         version: seen.version,
         hop,
         config,
@@ -241,7 +246,10 @@ impl Seen {
         let sticky = http.sticky.as_ref();
         let sticky = sticky.and_then(|it| cluster.sticky.find(&parts.headers, &it.cookie));
         let uri = match http.version {
-            HttpVersion::One => target.origin_form(),
+            HttpVersion::One => target.http1_form(),
+            HttpVersion::Two if parts.method == Method::CONNECT => {
+                return Err(Problem::MethodNotAllowed);
+            }
             HttpVersion::Two => {
                 let absolute = target.absolute_form(cluster.tls.is_some());
                 absolute.ok_or(Problem::BadRequest)?
@@ -333,9 +341,15 @@ pub fn set_cookie(
     }
 }
 
-/// Whether the backend has switched to what the client asked for.
-pub fn may_switch(response: &Response<Incoming>, prepared: &Prepared) -> bool {
-    response.status() == StatusCode::SWITCHING_PROTOCOLS && prepared.hop.upgrade.is_some()
+/// Whether an answer ends HTTP on its connection: 101, or 2xx to CONNECT (RFC 9110, 9.3.6).
+pub fn is_switch(response: &Response<Incoming>, prepared: &Prepared) -> bool {
+    let status = response.status();
+    status == StatusCode::SWITCHING_PROTOCOLS || prepared.is_connect && status.is_success()
+}
+
+/// Whether the client has asked for it.
+pub fn may_switch(prepared: &Prepared) -> bool {
+    prepared.is_connect || prepared.hop.upgrade.is_some()
 }
 
 /// Why there is no backend's answer: for the client, and for the log.
