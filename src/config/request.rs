@@ -83,6 +83,9 @@ pub(super) fn path(node: &Node) -> Result<String, Wrong> {
         || !is_escaped_well(path)
     {
         "write it as in a URI, with two hexadecimal digits after each `%`"
+    } else if !is_spelled_plainly(path) {
+        "write letters, digits and `-` `.` `_` `~` as themselves and other escapes in upper case, \
+         as in `%2F`: so requests are compared"
     } else if path.contains("//") {
         "write one slash: repeated slashes of a request count as one"
     } else if segments.any(|segment| [".", ".."].contains(&segment)) {
@@ -99,6 +102,19 @@ fn is_escaped_well(path: &str) -> bool {
     parts.all(|part| {
         let digits = part.bytes().take(2);
         digits.filter(u8::is_ascii_hexdigit).count() == 2
+    })
+}
+
+/// Whether a path that is escaped well has the spelling that requests get before they are compared
+/// (RFC 3986, 6.2.2).
+fn is_spelled_plainly(path: &str) -> bool {
+    let mut parts = path.split('%');
+    parts.next();
+    parts.all(|part| {
+        let digits = part.get(..2).unwrap_or_default();
+        let code = u8::from_str_radix(digits, 16).unwrap_or_default();
+        let is_unreserved = code.is_ascii_alphanumeric() || b"-._~".contains(&code);
+        !is_unreserved && !digits.bytes().any(|digit| digit.is_ascii_lowercase())
     })
 }
 

@@ -5,8 +5,10 @@
 //! - `.` and `..` segments are removed (RFC 3986 5.2.4), and the backend gets the path without them;
 //! - dot segments in disguise (`%2e%2e`, `..%2f`, `..\`, `..;x`) and `..` above the root are refused;
 //! - repeated slashes match as one, and reach the backend as they were sent: nothing is hidden by them;
+//! - encoded characters that need no encoding match as themselves (RFC 3986 6.2.2.2), as every
+//!   backend reads them: `/%61dmin` is `/admin`;
 //! - all other percent-encodings are left alone and never decoded: `%2F` is data (Elasticsearch's
-//!   date mathematics, CouchDB's identifiers), not a separator.
+//!   date mathematics, CouchDB's identifiers), not a separator. Their digits' case does not matter.
 
 use std::borrow::Cow;
 
@@ -37,7 +39,7 @@ pub(super) fn normalize(path: &str) -> Result<Normal<'_>, BadTarget> {
     if is_plain(path.as_bytes()) {
         return Ok(raw);
     }
-    let mut kept: Vec<&str> = Vec::new();
+    let mut kept: Vec<Cow<'_, str>> = Vec::new();
     let mut forward = Forward::Raw;
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
@@ -51,19 +53,19 @@ pub(super) fn normalize(path: &str) -> Result<Normal<'_>, BadTarget> {
             "" => {}
             _ if hides_dots(segment) => return Err(BadTarget::Path),
             _ => {
-                kept.push(segment);
+                kept.push(respelled(segment));
                 continue;
             }
         }
         // The path ends with a slash: an empty last segment.
         if last {
-            kept.push("");
+            kept.push(Cow::Borrowed(""));
         }
     }
     let mut path = String::with_capacity(path.len());
     for segment in kept {
         path.push('/');
-        path.push_str(segment);
+        path.push_str(&segment);
     }
     Ok(Normal {
         path: Cow::Owned(path),
@@ -71,10 +73,34 @@ pub(super) fn normalize(path: &str) -> Result<Normal<'_>, BadTarget> {
     })
 }
 
-/// Whether nothing in a path can be a dot segment or an empty one: nearly all are like that.
+/// Whether nothing in a path can be a dot segment, an empty one or encoded: nearly all are so.
 fn is_plain(path: &[u8]) -> bool {
-    path.windows(2)
-        .all(|pair| !matches!(pair, b"//" | b"/." | b"%2" | b"%5"))
+    !path.contains(&b'%') && path.windows(2).all(|pair| !matches!(pair, b"//" | b"/."))
+}
+
+/// A segment as all who read it alike would spell it. One that is not encoded well stays as it is:
+/// readers differ about it, and taken apart it could come together as another escape.
+fn respelled(segment: &str) -> Cow<'_, str> {
+    let mut parts = segment.split('%');
+    let mut spelled = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let escape = match part.as_bytes() {
+            [high, low, ..] => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        let Some((high, low)) = escape else {
+            return Cow::Borrowed(segment);
+        };
+        let byte = high << 4 | low;
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                spelled.push(char::from(byte));
+            }
+            _ => spelled.push_str(&format!("%{byte:02X}")),
+        }
+        spelled.push_str(&part[2..]);
+    }
+    Cow::Owned(spelled)
 }
 
 /// Whether a segment, decoded, has a dot segment in it, by the most generous reader's rules.
@@ -134,9 +160,9 @@ mod tests {
             "/a;v=1/b",
             "/caf%C3%A9",
             "/%3Clogs-%7Bnow%2Fd%7D%3E/_search",
-            "/db/org%2Fcouchdb%2fuser%3Ax",
-            "/file%2etxt",
+            "/db/org%2Fcouchdb%2Fuser%3Ax",
             "/%2",
+            "/%61%%32f",
             "/%5B%zz",
         ] {
             let normal = normalize(path).unwrap();
@@ -161,6 +187,22 @@ mod tests {
             let normal = normalize(raw).unwrap();
             assert_eq!(normal.path, path, "{raw}");
             assert_eq!(normal.forward, Forward::Normal, "{raw}");
+        }
+    }
+
+    /// A route for `/admin` could be walked around.
+    #[test]
+    fn characters_that_need_no_encoding_match_as_themselves_and_go_on_as_sent() {
+        for (raw, path) in [
+            ("/%61dmin", "/admin"),
+            ("/adm%69n/%7Eroot%2D%5F", "/admin/~root-_"),
+            ("/file%2etxt", "/file.txt"),
+            ("/db/a%2fb%3a", "/db/a%2Fb%3A"),
+            ("/%2561dmin", "/%2561dmin"),
+        ] {
+            let normal = normalize(raw).unwrap();
+            assert_eq!(normal.path, path, "{raw}");
+            assert_eq!(normal.forward, Forward::Raw, "{raw}");
         }
     }
 
@@ -208,7 +250,8 @@ mod tests {
     /// Of pieces that make dot segments in every way.
     fn path() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
-            "/", "/", "/", ".", "..", "a", "b", "%2e", "%2E", "%2f", "%25", "%5c", ";", "2e",
+            "/", "/", "/", ".", "..", "a", "b", "%2e", "%2E", "%2f", "%25", "%5c", "%32", "%", ";",
+            "2e",
         ]);
         prop::collection::vec(piece, 0..14).prop_map(|pieces| format!("/{}", pieces.concat()))
     }
