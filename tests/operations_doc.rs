@@ -1,4 +1,5 @@
-//! docs/operations.md names every metric, every cause and every field of the log, and no others.
+//! docs/operations.md names every metric, every cause, every event and field of the log and every
+//! answer of the proxy's own, and no others.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,6 +7,7 @@ use std::path::PathBuf;
 
 use evergate::cluster::Cause;
 use evergate::metrics;
+use evergate::protocol::http::problem::Problem;
 
 fn document() -> String {
     fs::read_to_string("docs/operations.md").expect("run from the package root")
@@ -93,6 +95,41 @@ fn words_of_first_cells(section: &str) -> BTreeSet<String> {
 #[test]
 fn every_field_that_is_logged_is_documented_and_no_other() {
     let mut logged: BTreeSet<String> = ["timestamp", "level", "message"].map(Into::into).into();
+    for code in sources() {
+        logged.extend(logged_fields(&code));
+    }
+    assert_eq!(words_of_first_cells("\n## Log\n"), logged);
+}
+
+#[test]
+fn every_event_above_debug_is_documented_and_no_other() {
+    // Put together from the configuration that was loaded.
+    let mut logged: BTreeSet<String> = ["configuration in force: …".to_owned()].into();
+    for code in sources() {
+        logged.extend(logged_events(&code));
+    }
+    assert_eq!(words_of_first_cells("\n## Log events\n"), logged);
+}
+
+#[test]
+fn every_answer_of_the_proxy_is_documented_with_its_status() {
+    let known = Problem::ALL.iter().map(|it| it.as_str().to_owned());
+    let section = "\n## Answers of the proxy\n";
+    assert_eq!(words_of_first_cells(section), known.collect());
+    let document = document();
+    let (_, body) = document.split_once(section).expect("the section is there");
+    for problem in Problem::ALL {
+        let (word, status) = (format!("`{}`", problem.as_str()), problem.status());
+        let row = body.lines().find(|line| line.contains(&word));
+        let row = row.expect("it has a row");
+        let cell = format!(" | {} | ", status.as_u16());
+        assert!(row.contains(&cell), "{row}");
+    }
+}
+
+/// The code of the program, without its tests.
+fn sources() -> Vec<String> {
+    let mut sources = Vec::new();
     let mut folders = vec![PathBuf::from("src")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("run from the package root") {
@@ -102,11 +139,24 @@ fn every_field_that_is_logged_is_documented_and_no_other() {
             } else if path.file_name().is_some_and(|name| name != "tests.rs") {
                 let source = fs::read_to_string(&path).expect("a source file");
                 let code = source.split("#[cfg(test)]").next().unwrap_or_default();
-                logged.extend(logged_fields(code));
+                sources.push(code.to_owned());
             }
         }
     }
-    assert_eq!(words_of_first_cells("\n## Log\n"), logged);
+    sources
+}
+
+/// The messages of log macros above DEBUG, but those that are put together.
+fn logged_events(code: &str) -> Vec<String> {
+    let code = code.replace("env!(\"CARGO_PKG_VERSION\")", "VERSION");
+    let calls = ["info!(", "warn!(", "error!("]
+        .into_iter()
+        .flat_map(|level| code.split(level).skip(1));
+    let messages = calls.filter_map(|call| call.split('"').nth(1));
+    messages
+        .filter(|message| !message.starts_with('{'))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The names of the fields in every call of a log macro.
