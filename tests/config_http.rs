@@ -71,7 +71,7 @@ fn every_key_of_a_cluster_is_read() {
          hedge: {percentile: 0.9, min_delay: 20ms}}, \
          sticky: {cookie: sid, secret: 0123456789abcdef, max_age: 1d}, \
          outlier: {consecutive_5xx: 1, consecutive_gateway: 2, success_rate_factor: 2.5, \
-         latency_factor: 3.5, min_requests: 4, min_backends: 5, interval: 6s, base_ejection: 7s, \
+         latency_factor: 3.5, min_requests: 4, min_backends: 2, interval: 6s, base_ejection: 7s, \
          max_ejection: 8s, max_ejected: 0.9}}",
     );
     assert_eq!(http.version, HttpVersion::Two);
@@ -97,7 +97,7 @@ fn every_key_of_a_cluster_is_read() {
         (outlier.success_rate_factor, outlier.latency_factor),
         (2.5, 3.5)
     );
-    assert_eq!((outlier.min_requests, outlier.min_backends), (4, 5));
+    assert_eq!((outlier.min_requests, outlier.min_backends), (4, 2));
     assert_eq!(outlier.interval, Duration::from_secs(6));
     assert_eq!(outlier.base_ejection, Duration::from_secs(7));
     assert_eq!(outlier.max_ejection, Duration::from_secs(8));

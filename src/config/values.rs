@@ -402,13 +402,14 @@ pub(super) fn network(node: &Node) -> Result<IpNet, Wrong> {
 
 /// Status codes of a health check: `200` or `200-299`.
 pub(super) fn status_range(node: &Node) -> Result<(u16, u16), Wrong> {
-    let help = "write a status code or a range, as in `200` or `200-299`";
+    // Those below 200 announce the answer and are none (RFC 9110, 15.2).
+    let help = "write a status code from 200 to 599 or a range, as in `200` or `200-299`";
     let wrong = || Wrong::not("a range of status codes", node, help);
     let word = node.word().ok_or_else(wrong)?;
     let (low, high) = word.split_once('-').unwrap_or((&word, &word));
     let code = |text: &str| text.trim().parse::<u16>().ok();
     match (code(low), code(high)) {
-        (Some(low), Some(high)) if (100..=599).contains(&low) && (low..=599).contains(&high) => {
+        (Some(low), Some(high)) if (200..=599).contains(&low) && (low..=599).contains(&high) => {
             Ok((low, high))
         }
         _ => Err(wrong()),

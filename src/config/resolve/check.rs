@@ -272,12 +272,21 @@ fn read_http(sources: &mut Sources, check: &mut Reader<'_>, follows_tls: bool) -
             follows_tls
         }
     };
+    let method = check.choice(sources, "method");
+    let body = check.text(sources, "body");
+    if let Some(entry) = check.entry("body")
+        && method == "HEAD"
+    {
+        let message = "`body` beside `method: HEAD`, whose answer has none";
+        let help = "remove `body`, or ask with `GET`";
+        sources.error(entry.key_at, Wrong::new(message, help));
+    }
     HttpCheck {
         path,
         host,
-        method: check.choice(sources, "method").to_owned(),
+        method: method.to_owned(),
         expect: read_status(sources, check),
-        body: check.text(sources, "body"),
+        body,
         tls,
         roles,
     }

@@ -17,6 +17,7 @@ use crate::config::resolve::cluster::narrow;
 use crate::config::resolve::http_outlier;
 use crate::config::resolve::password;
 use crate::config::source::Sources;
+use crate::config::tree::Value;
 use crate::config::values;
 use crate::config::values::Wrong;
 
@@ -26,6 +27,9 @@ pub(super) const HTTP1_ALPN: &str = "http/1.1";
 
 /// Anyone who guesses the secret chooses backends.
 const MIN_SECRET_BYTES: usize = 16;
+
+/// Clients drop cookies over 4096 bytes (RFC 6265, 6.1), and all of them share `max_head`.
+const MAX_COOKIE_NAME_BYTES: usize = 64;
 
 /// `Some` exactly for `protocol: http`.
 pub(super) fn read(
@@ -42,6 +46,11 @@ pub(super) fn read(
         }
         return None;
     }
+    let backends = match cluster.node("backends").map(|node| &node.value) {
+        Some(Value::List(backends)) => backends.len(),
+        // Reported already.
+        _ => usize::MAX,
+    };
     let mut http = cluster.section(sources, "http");
     let version = match http.count(sources, "version") {
         Some(2) => HttpVersion::Two,
@@ -49,16 +58,16 @@ pub(super) fn read(
     };
     let config = HttpClusterConfig {
         version,
-        pool: read_pool(sources, &mut http),
-        retry: read_retry(sources, &mut http),
+        pool: read_pool(sources, &mut http, version),
+        retry: read_retry(sources, &mut http, backends),
         sticky: read_sticky(sources, &mut http),
-        outlier: http_outlier::read(sources, &mut http),
+        outlier: http_outlier::read(sources, &mut http, backends),
     };
     cluster.attach("http", http);
     Some(config)
 }
 
-fn read_pool(sources: &mut Sources, http: &mut Reader<'_>) -> PoolConfig {
+fn read_pool(sources: &mut Sources, http: &mut Reader<'_>, version: HttpVersion) -> PoolConfig {
     let max_idle = http.count(sources, "max_idle").unwrap_or_default();
     let idle_timeout = http.duration(sources, "idle_timeout");
     let max_requests = http.count(sources, "max_requests");
@@ -71,6 +80,15 @@ fn read_pool(sources: &mut Sources, http: &mut Reader<'_>) -> PoolConfig {
             sources.error(at, Wrong::new(message, help));
         } else if max_age < idle_timeout && !max_age.is_zero() {
             sources.error(at, outlives("idle_timeout", idle_timeout, max_age));
+        }
+    }
+    if version == HttpVersion::One && max_idle == 0 {
+        for key in ["max_requests", "max_age"] {
+            if let Some(entry) = http.entry(key) {
+                let message = format!("`{key}` has no effect with `max_idle: 0`");
+                let help = "remove it: each request has a connection of its own";
+                sources.error(entry.key_at, Wrong::new(message, help));
+            }
         }
     }
     PoolConfig {
@@ -89,7 +107,7 @@ pub(super) fn outlives(key: &str, value: Duration, max_age: Duration) -> Wrong {
     Wrong::new(message, "shorten it, or lengthen `max_age`")
 }
 
-fn read_retry(sources: &mut Sources, http: &mut Reader<'_>) -> RetryConfig {
+fn read_retry(sources: &mut Sources, http: &mut Reader<'_>, backends: usize) -> RetryConfig {
     let mut retry = http.section(sources, "retry");
     let attempts = retry.count(sources, "attempts").map(narrow);
     let budget = retry.ratio(sources, "budget").unwrap_or_default();
@@ -103,6 +121,9 @@ fn read_retry(sources: &mut Sources, http: &mut Reader<'_>) -> RetryConfig {
         let message = "with `budget: 0` and `min_per_second: 0` nothing is ever sent again";
         let help = "write `attempts: 0` if that is meant, or raise one of them";
         sources.error(retry.place("budget"), Wrong::new(message, help));
+    }
+    if let Some(hedge) = &hedge {
+        refuse_idle_hedge(sources, &retry, hedge, (attempt_timeout, backends));
     }
     http.attach("retry", retry);
     RetryConfig {
@@ -136,6 +157,27 @@ fn refuse_beside_none(sources: &mut Sources, retry: &Reader<'_>) {
     }
 }
 
+/// A second copy that is never sent.
+fn refuse_idle_hedge(
+    sources: &mut Sources,
+    retry: &Reader<'_>,
+    hedge: &HedgeConfig,
+    (attempt_timeout, backends): (Option<Duration>, usize),
+) {
+    let at = retry.place("hedge");
+    if backends == 1 {
+        let message = "`hedge` sends a slow read to a second backend, and there is one only";
+        sources.error(at, Wrong::new(message, "remove it, or add a backend"));
+    }
+    if let Some(limit) = attempt_timeout.filter(|limit| *limit <= hedge.min_delay) {
+        let delay = values::show_duration(hedge.min_delay);
+        let limit = values::show_duration(limit);
+        let message = format!("`hedge` waits {delay}, and `attempt_timeout` {limit} comes first");
+        let help = "shorten `hedge.min_delay`, or lengthen `attempt_timeout`";
+        sources.error(at, Wrong::new(message, help));
+    }
+}
+
 fn read_hedge(sources: &mut Sources, retry: &mut Reader<'_>) -> Option<HedgeConfig> {
     let mut hedge = retry.switched_section(sources, "hedge")?;
     let percentile = hedge.ratio(sources, "percentile");
@@ -157,6 +199,13 @@ fn read_sticky(sources: &mut Sources, http: &mut Reader<'_>) -> Option<StickyCon
     {
         let help = "write letters, digits, `-` and `_`, as in `evergate`";
         sources.error(node.at, Wrong::not("the name of a cookie", node, help));
+    } else if let Some(node) = sticky.node("cookie")
+        && cookie
+            .as_ref()
+            .is_some_and(|name| name.len() > MAX_COOKIE_NAME_BYTES)
+    {
+        let message = "the cookie's name is longer than 64 bytes, and each request carries it";
+        sources.error(node.at, Wrong::new(message, "shorten it"));
     }
     let secret_keys = ["secret", "secret_file"];
     let secret_entry = secret_keys.iter().find_map(|key| sticky.entry(key));

@@ -30,10 +30,12 @@ impl Way {
     }
 }
 
-/// What belongs to one connection (RFC 9110, 7.6.1) or frames a body (RFC 9112, 6).
-const OWN: [&str; 9] = [
+/// What belongs to one connection (RFC 9110, 7.6.1), frames a body (RFC 9112, 6) or asks before
+/// one is sent.
+const OWN: [&str; 10] = [
     "connection",
     "content-length",
+    "expect",
     "keep-alive",
     "proxy-connection",
     "te",

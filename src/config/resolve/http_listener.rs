@@ -141,6 +141,13 @@ fn read_access_log(sources: &mut Sources, http: &mut Reader<'_>) -> Option<Acces
 /// Whether it can be written is asked at the start: a file may be checked on another machine.
 fn read_log_path(sources: &mut Sources, log: &mut Reader<'_>) -> Option<PathBuf> {
     let path = log.path(sources, "path")?;
+    let mentions = sources.named.iter().filter(|named| **named == path);
+    if mentions.count() > 1 {
+        let message = format!("{} is a file that the configuration reads", path.display());
+        let help = "name a file of its own: lines are appended to it";
+        sources.error(log.place("path"), Wrong::new(message, help));
+        return None;
+    }
     // Ours to write: it is nothing to watch.
     sources.named.retain(|named| *named != path);
     if sources.outside.files && path.is_dir() {

@@ -15,7 +15,11 @@ const CAUSES: [&str; 4] = [
     "latency_factor",
 ];
 
-pub(super) fn read(sources: &mut Sources, http: &mut Reader<'_>) -> Option<OutlierConfig> {
+pub(super) fn read(
+    sources: &mut Sources,
+    http: &mut Reader<'_>,
+    backends: usize,
+) -> Option<OutlierConfig> {
     let mut outlier = http.switched_section(sources, "outlier")?;
     let errors = sources.count_errors();
     let config = OutlierConfig {
@@ -33,6 +37,7 @@ pub(super) fn read(sources: &mut Sources, http: &mut Reader<'_>) -> Option<Outli
     // A wrong value reads as zero, from which nothing follows.
     if sources.count_errors() == errors {
         refuse_contradictions(sources, &outlier, &config);
+        refuse_unreachable(sources, &outlier, &config, backends);
     }
     http.attach("outlier", outlier);
     Some(config)
@@ -74,5 +79,29 @@ fn refuse_contradictions(sources: &mut Sources, outlier: &Reader<'_>, config: &O
         let message = "everything that could eject a backend is switched off";
         let help = format!("remove `outlier`, or raise one of {}", CAUSES.join(", "));
         sources.error(outlier.at, Wrong::new(message, help));
+    }
+}
+
+/// Limits that so few backends never reach.
+fn refuse_unreachable(
+    sources: &mut Sources,
+    outlier: &Reader<'_>,
+    config: &OutlierConfig,
+    backends: usize,
+) {
+    if backends == 1 {
+        let message = "`outlier` never ejects the only backend";
+        sources.error(
+            outlier.at,
+            Wrong::new(message, "remove it, or add a backend"),
+        );
+        return;
+    }
+    if let Some(entry) = outlier.entry("min_backends")
+        && config.min_backends > backends
+    {
+        let message = format!("`min_backends` is more than the {backends} that there are");
+        let help = "lower it: with fewer none is compared with the others";
+        sources.error(entry.key_at, Wrong::new(message, help));
     }
 }

@@ -20,6 +20,8 @@ use crate::config::keys;
 use crate::config::reader::Reader;
 use crate::config::request;
 use crate::config::resolve::cluster::narrow;
+use crate::config::resolve::fit::Named;
+use crate::config::resolve::http_fit::HttpFit;
 use crate::config::resolve::http_headers;
 use crate::config::resolve::http_headers::Way;
 use crate::config::resolve::http_headers::show_value;
@@ -36,6 +38,16 @@ use crate::config::values::Wrong;
 /// What a route may ask of a request.
 const CONDITIONS: [&str; 4] = ["host", "path", "method", "header"];
 
+/// Headers that the same request has or has not, by the version of HTTP that brings it.
+const FRAMING: [&str; 6] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "trailer",
+    "transfer-encoding",
+];
+
 /// All conditions of a route for one of its methods.
 type Conditions = (
     Option<HostPattern>,
@@ -48,16 +60,21 @@ pub(super) fn read(
     sources: &mut Sources,
     listener: &mut Reader<'_>,
     opened: Vec<Opened<'_>>,
+    clusters: &[Named<'_>],
 ) -> Vec<HttpRoute> {
     let mut routes = Vec::new();
     let mut seen = HashMap::new();
     let mut shown = Vec::new();
     let mut defaults = Vec::new();
+    let mut fit = HttpFit::new(listener, clusters);
     for mut route in opened {
         let at = route.reader.at;
         let errors = sources.count_errors();
         let read = read_route(sources, &mut route);
         refuse_untaken_connect(sources, listener, &route.reader, read.as_ref());
+        if let Some(read) = &read {
+            fit.check(sources, &route.reader, read);
+        }
         let (value, mut unwritten) = route.reader.finish();
         shown.push(value);
         defaults.append(&mut unwritten);
@@ -218,6 +235,11 @@ fn read_header_name(entry: &Entry, earlier: &[HeaderMatch]) -> Result<HeaderName
     if name == header::HOST {
         let help = "write `host: …` beside `header`";
         return Err(Wrong::new("the host has a condition of its own", help));
+    }
+    if FRAMING.contains(&name.as_str()) {
+        let message = format!("`{name}` belongs to the connection or frames the body");
+        let help = "ask for another header: over HTTP/2 the same request comes without this one";
+        return Err(Wrong::new(message, help));
     }
     // The same spelling is reported as a key that stands twice.
     let is_double = |other: &HeaderMatch| other.name == name && entry.key != name.as_str();

@@ -55,7 +55,7 @@ pub(super) fn read(
     let intent = intent::read(sources, listener, &clusters);
     let (tls, client_tls) = read_client_tls(sources, listener, protocol);
     let (routes, http) = if route::are_of_requests(&opened, protocol) {
-        let routes = http_route::read(sources, listener, opened);
+        let routes = http_route::read(sources, listener, opened, &clusters);
         let http = http_listener::read(sources, listener, routes);
         http_listener::check(sources, listener, tls.as_ref(), &clusters);
         (Routes::default(), Some(Arc::new(http)))

@@ -7,6 +7,7 @@ mod failover;
 mod fit;
 mod hook;
 mod http_cluster;
+mod http_fit;
 mod http_headers;
 mod http_listener;
 mod http_outlier;
