@@ -10,7 +10,7 @@ use crate::config::keys::Unwritten::From;
 use crate::config::keys::Unwritten::Is;
 use crate::config::keys::Unwritten::Required;
 use crate::config::keys::failover::FAILOVER;
-use crate::config::keys::http::HTTP_CLUSTER;
+use crate::config::keys::http_cluster::HTTP_CLUSTER;
 use crate::config::keys::key;
 
 /// Port numbers but 0.

@@ -11,11 +11,11 @@ use crate::config::keys::Unwritten::Absent;
 use crate::config::keys::Unwritten::From;
 use crate::config::keys::Unwritten::Is;
 use crate::config::keys::Unwritten::Required;
-use crate::config::keys::http::HEADER_RULES;
-use crate::config::keys::http::HTTP_LISTENER;
-use crate::config::keys::http::PATH;
-use crate::config::keys::http::PRESENT;
-use crate::config::keys::http::RATE_LIMIT;
+use crate::config::keys::http_listener::HEADER_RULES;
+use crate::config::keys::http_listener::HTTP_LISTENER;
+use crate::config::keys::http_listener::PATH;
+use crate::config::keys::http_listener::PRESENT;
+use crate::config::keys::http_listener::RATE_LIMIT;
 use crate::config::keys::key;
 
 pub(in crate::config) static LISTENER: Section = Section {

@@ -5,7 +5,8 @@
 
 mod cluster;
 mod failover;
-mod http;
+mod http_cluster;
+mod http_listener;
 mod listener;
 
 pub(super) use cluster::BACKEND;
@@ -13,8 +14,8 @@ use cluster::CLUSTER;
 pub(super) use cluster::HASH_KEYS;
 pub(super) use failover::EVENTS;
 pub(super) use failover::SESSION_WORDS;
-pub(super) use http::PATH;
-pub(super) use http::PRESENT;
+pub(super) use http_listener::PATH;
+pub(super) use http_listener::PRESENT;
 use listener::LISTENER;
 pub(super) use listener::MAX_LAG_SIZE;
 pub(super) use listener::MAX_LAG_TIME;
