@@ -1,6 +1,6 @@
 //! Text in, a value that cannot be wrong out.
 //!
-//! `file.rs` turns text into a tree that knows its places, `keys.rs` is the table of
+//! `file.rs` turns text into a tree that knows its places, `keys/` is the table of
 //! all keys, and `resolve/` turns the tree into the types that are named below, reporting every
 //! error at once. None of them has an `Option` that only stands for a missing default.
 
