@@ -125,6 +125,7 @@ fn a_flapping_backend_changes_less_often_than_it_flaps() {
     let checks = "health_check: {interval: 100ms, timeout: 100ms, rise: 1, fall: 1}";
     let evergate = Evergate::start(&file(listens, &backends, &[checks]));
     wait_up(&evergate, "b", true);
+    // The pace is the subject: two flaps a second, whatever the checks have seen of them.
     for _ in 0..FLAPS {
         flapping.kill(End::Rst);
         thread::sleep(Duration::from_millis(250));
