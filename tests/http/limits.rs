@@ -3,6 +3,9 @@
 use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -12,6 +15,7 @@ use crate::harness::read_answer;
 use crate::harness::status;
 use crate::recorder::Recorder;
 use crate::recorder::field;
+use crate::recorder::ok;
 use crate::support::PATIENCE;
 use crate::support::limits::raise_open_files;
 use crate::support::wait_until;
@@ -193,6 +197,39 @@ fn a_body_that_stands_still_is_given_up() {
     wait_until(PATIENCE, "the ends at the backend", || {
         backend.open_requests() == 0
     });
+}
+
+/// The client may be long gone: what it has sent hides its end. Such an exchange used to stay for
+/// `idle_timeout`.
+#[test]
+fn a_backend_that_takes_no_more_of_a_body_is_given_up() {
+    let (test_lasts, its_end) = mpsc::channel::<()>();
+    let its_end = Mutex::new(its_end);
+    let backend = Recorder::scripted(move |head, connection| {
+        if head.starts_with("GET /check ") {
+            connection.send(&ok(""));
+            return;
+        }
+        let _ = its_end.lock().unwrap().recv();
+    });
+    let stage = stage(&backend, "body_timeout: 1s, access_log: {}");
+    let mut client = stage.connect();
+    let head = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1073741824\r\n\r\n";
+    client.write_all(head.as_bytes()).unwrap();
+    let mut upload = client.try_clone().unwrap();
+    let writer = thread::spawn(move || while upload.write_all(&[b'x'; 64 << 10]).is_ok() {});
+    assert_eq!(status(&read_answer(&mut client)), 504);
+    drop(client);
+    wait_until(PATIENCE, "the end of the exchange", || {
+        stage.evergate.stdout().lines().count() == 1
+    });
+    let line: serde_json::Value = serde_json::from_str(stage.evergate.stdout().trim()).unwrap();
+    assert_eq!(line["cause"], "send_timeout", "{line}");
+    stage
+        .evergate
+        .wait_for_metric("evergate_http_requests_active", &[], 0.0);
+    writer.join().unwrap();
+    drop(test_lasts);
 }
 
 #[test]

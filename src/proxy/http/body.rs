@@ -3,6 +3,8 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -90,7 +92,35 @@ pub struct ClientBody {
     /// What may still come.
     left: u64,
     received: Arc<AtomicU64>,
+    /// The backend would take more: it is the client's turn.
+    is_asked: Arc<AtomicBool>,
     link: Arc<Link>,
+}
+
+/// Looks at a client's body from outside: of a backend that takes nothing the body hears nothing.
+#[derive(Debug)]
+pub struct BodyWatch {
+    received: Arc<AtomicU64>,
+    /// Gone when the body has ended.
+    is_asked: Weak<AtomicBool>,
+    timeout: Duration,
+}
+
+impl BodyWatch {
+    /// Ends when the backend has taken nothing for one to two timeouts.
+    pub async fn stands_still(self) {
+        loop {
+            let before = self.received.load(Ordering::Relaxed);
+            tokio::time::sleep(self.timeout).await;
+            let Some(is_asked) = self.is_asked.upgrade() else {
+                return std::future::pending().await;
+            };
+            let has_moved = self.received.load(Ordering::Relaxed) != before;
+            if !has_moved && !is_asked.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
 }
 
 impl RequestBody {
@@ -107,8 +137,21 @@ impl RequestBody {
             stall: Stall::new(timeout),
             left: max_bytes.unwrap_or(u64::MAX),
             received: record.received(),
+            is_asked: Arc::default(),
             link: Arc::clone(record.link()),
         }))
+    }
+
+    /// `None`: it cannot stand still.
+    pub fn watch(&self) -> Option<BodyWatch> {
+        let Self::Client(client) = self else {
+            return None;
+        };
+        Some(BodyWatch {
+            received: Arc::clone(&client.received),
+            is_asked: Arc::downgrade(&client.is_asked),
+            timeout: client.stall.timeout,
+        })
     }
 }
 
@@ -143,7 +186,9 @@ impl Body for RequestBody {
 
 impl ClientBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        self.is_asked.store(polled.is_pending(), Ordering::Relaxed);
+        match polled {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     hop::strip_trailers(trailers);

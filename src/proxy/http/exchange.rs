@@ -33,6 +33,7 @@ use crate::proxy::dial::Target;
 use crate::proxy::hold::Watched;
 use crate::proxy::http::body::BackendBody;
 use crate::proxy::http::body::BodyError;
+use crate::proxy::http::body::BodyWatch;
 use crate::proxy::http::body::Lease;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::body::ResponseBody;
@@ -384,7 +385,9 @@ impl Exchange<'_> {
         upstream.cell.count_request();
         let sent = Instant::now();
         let is_read = hedge::is_read(&request);
-        let mut sending = std::pin::pin!(upstream.sender.send(request));
+        let watch = request.body().watch();
+        let sending = while_it_moves(upstream.sender.send(request), watch);
+        let mut sending = std::pin::pin!(sending);
         let cell = &upstream.cell;
         let note = |answer, retry_after| {
             outcome::note(
@@ -417,6 +420,10 @@ impl Exchange<'_> {
                     return Err(Failed::Late);
                 }
             },
+        };
+        let Some(answered) = answered else {
+            note(Answer::GatewayError, None);
+            return Err(Failed::Lost(Cause::SendTimeout));
         };
         let mut error = match answered {
             Ok(response) => {
@@ -539,6 +546,21 @@ fn is_refusal(error: &hyper::Error) -> bool {
     };
     let reason = error.reason();
     error.is_remote() && (reason == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
+}
+
+/// `None`: the backend takes no more of the request's body.
+async fn while_it_moves<T>(
+    sending: impl Future<Output = T>,
+    watch: Option<BodyWatch>,
+) -> Option<T> {
+    let Some(watch) = watch else {
+        return Some(sending.await);
+    };
+    tokio::select! {
+        biased;
+        answered = sending => Some(answered),
+        () = watch.stands_still() => None,
+    }
 }
 
 /// `None`: the deadline came first.
