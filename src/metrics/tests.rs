@@ -182,11 +182,56 @@ fn requests_are_timed_by_cluster_and_class() {
 }
 
 #[test]
-fn a_scrape_leaves_nothing_for_the_next() {
-    let metrics = with_all_histograms();
-    let once = metrics.render(publish_everything);
-    let again = metrics.render(publish_everything);
-    assert_eq!(again.lines().count(), once.lines().count());
+fn what_is_not_published_again_is_not_shown_again() {
+    let metrics = Metrics::default();
+    let labels = ["orders", "a"];
+    let before = metrics.render(|scrape| scrape.gauge(&names::BACKEND_UP, &labels, 1.0));
+    assert!(before.contains("evergate_backend_up{"), "{before}");
+    let after = metrics.render(|_| {});
+    assert!(!after.contains("evergate_backend_up"), "{after}");
+}
+
+#[test]
+fn metrics_and_their_samples_are_in_order() {
+    let text = with_all_histograms().render(|scrape| {
+        for backend in ["b", "c", "a"] {
+            scrape.counter(&names::BACKEND_CONNECTIONS, &["orders", backend], 1);
+        }
+    });
+    let metrics = text.lines().filter(|line| line.starts_with("# HELP"));
+    assert!(
+        metrics.clone().count() > 10 && metrics.is_sorted(),
+        "{text}"
+    );
+    let backends: String = ["a", "b", "c"]
+        .map(|it| {
+            format!("evergate_backend_connections_total{{cluster=\"orders\",backend=\"{it}\"}} 1\n")
+        })
+        .concat();
+    assert!(text.contains(&backends), "{text}");
+    let buckets = "_bucket{cluster=\"orders\",le=\"86400\"} 1\n\
+                   evergate_session_duration_seconds_bucket{cluster=\"orders\",le=\"+Inf\"} 1\n\
+                   evergate_session_duration_seconds_sum{cluster=\"orders\"} 2\n\
+                   evergate_session_duration_seconds_count{cluster=\"orders\"} 1\n";
+    assert!(text.contains(buckets), "{text}");
+}
+
+/// The exporter takes some backslashes for its own escapes.
+#[test]
+fn no_two_labels_look_the_same() {
+    let metrics = Metrics::default();
+    for (value, escaped) in [
+        (r"a\b", r"a\\b"),
+        (r"a\\b", r"a\\\\b"),
+        (r"a\nb", r"a\\nb"),
+        (r#"a\"b"#, r#"a\\\"b"#),
+        ("a\\\nb", r"a\\\nb"),
+        (r"a\", r"a\\"),
+    ] {
+        let text = metrics.render(|scrape| scrape.gauge(&names::TLS_NOT_AFTER, &[value], 1.0));
+        let sample = format!("_seconds{{file=\"{escaped}\"}} 1\n");
+        assert!(text.contains(&sample), "{sample}\n{text}");
+    }
 }
 
 #[test]
