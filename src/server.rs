@@ -14,6 +14,7 @@ use crate::admin;
 use crate::admin::EffectiveConfig;
 use crate::cluster::AdminState;
 use crate::config;
+use crate::config::AdminConfig;
 use crate::config::Config;
 use crate::config::Diagnostic;
 use crate::config::Diagnostics;
@@ -162,10 +163,8 @@ impl Server {
     ) -> Result<(Self, mpsc::Receiver<ReloadRequest>), ApplyError> {
         let Prepared { loaded, tls } = prepared;
         let config = fit_descriptors(loaded.config, &loaded.effective);
-        let admin_bound = match &config.admin {
-            Some(admin_config) => Some(admin::bind(admin_config)?),
-            None => None,
-        };
+        // All that the API may lack is known before the first client is accepted.
+        let admin = config.admin.as_ref().map(make_admin).transpose()?;
         let metrics = Arc::new(Metrics::new(log_dropped));
         let table = SharedTable::default();
         let (reporter, reports) = report::channel();
@@ -198,22 +197,22 @@ impl Server {
             admin_stop: CancellationToken::new(),
         };
         server.effective.set(loaded.effective);
-        let reloads = server.serve_admin(admin_bound)?;
+        let reloads = server.serve_admin(admin);
         server.stage.set(Stage::Serving);
         Ok((server, reloads))
     }
 
     fn serve_admin(
         &mut self,
-        bound: Option<admin::Bound>,
-    ) -> io::Result<mpsc::Receiver<ReloadRequest>> {
+        made: Option<(admin::Bound, admin::IdleThread)>,
+    ) -> mpsc::Receiver<ReloadRequest> {
         let (requests, reloads) = mpsc::channel(MAX_PENDING_RELOADS);
         tokio::spawn(admin::keep_metrics(
             self.table.clone(),
             Arc::clone(&self.metrics),
         ));
-        let Some(bound) = bound else {
-            return Ok(reloads);
+        let Some((bound, thread)) = made else {
+            return reloads;
         };
         let views = Arc::new(self.proxy.session_views());
         let sources = admin::Sources {
@@ -234,8 +233,8 @@ impl Server {
             reload: Arc::new(move || Box::pin(ask_reload(requests.clone()))),
         };
         let stop = self.admin_stop.clone();
-        self.admin = Some(admin::start(bound, sources, stop.cancelled_owned())?);
-        Ok(reloads)
+        self.admin = Some(thread.serve(bound, sources, stop.cancelled_owned()));
+        reloads
     }
 
     /// Loads the source again. A bad one changes nothing, is logged whole and counted.
@@ -346,6 +345,10 @@ fn tls_problems(source: &Path, loaded: &Loaded, errors: &[TlsError]) -> ApplyErr
         problems: Diagnostics(problems.collect()),
         files,
     }
+}
+
+fn make_admin(config: &AdminConfig) -> io::Result<(admin::Bound, admin::IdleThread)> {
+    Ok((admin::bind(config)?, admin::IdleThread::start()?))
 }
 
 /// Binds what is new, publishes the table, starts and stops listeners: in this order, so

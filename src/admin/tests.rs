@@ -682,14 +682,14 @@ async fn the_api_has_a_thread_that_lets_workers_go_first() {
     let address = bound.address().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let sources = sources(&SharedStage::default(), &Arc::default());
-    let running = super::start(bound, sources, async {
+    let thread = IdleThread::start().unwrap();
+    let running = thread.serve(bound, sources, async {
         let _ = stopped.await;
-    })
-    .unwrap();
+    });
     let client = TcpStream::connect(address).await.unwrap();
     let answer = exchange(client, "GET /healthz HTTP/1.0\r\n\r\n").await;
     assert!(answer.contains("alive"), "{answer}");
-    assert_eq!(nice_of("evergate-admin"), [NICE]);
+    assert_eq!(nice_of("evergate-admin"), [thread::NICE]);
     assert_eq!(rustix::process::getpriority_process(None).unwrap(), own);
     drop(stop);
     running.ended().await;
