@@ -84,6 +84,7 @@ const IMPURE: &[&str] = &[
 const HOMES: &[(&str, &str)] = &[
     ("arc_swap", "routing"),
     ("serde_yaml", "config"),
+    ("metrics_exporter_prometheus", "metrics/exposition"),
     ("notify", "config/watch"),
     ("rustls", "tls"),
     ("tokio_rustls", "tls"),

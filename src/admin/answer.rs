@@ -101,8 +101,8 @@ async fn perform(route: Route, sources: &Arc<Sources>) -> Answer {
         Route::Metrics => {
             let table = sources.table.load_full();
             let metrics = &sources.metrics;
-            let text = metrics.render(|scrape| scrape::publish(&table, scrape));
-            typed(CONTENT_TYPE, text.into())
+            let page = metrics.page(now, |scrape| scrape::publish(&table, scrape));
+            typed(CONTENT_TYPE, page)
         }
         Route::Status => {
             let table = sources.table.load_full();

@@ -1,5 +1,8 @@
 //! `/api/v1/explain`: where a client would go, and why; where a session is, and why.
 
+mod pick;
+mod routes;
+
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -8,32 +11,24 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::admin::view;
+use crate::admin::explain::pick::add_pick;
+use crate::admin::explain::routes::http_route;
+use crate::admin::explain::routes::route;
+use crate::admin::explain::routes::verdicts;
 use crate::config::Fallback;
 use crate::config::HashKey;
-use crate::config::HostPattern;
-use crate::config::HttpListenerConfig;
-use crate::config::HttpRoute;
 use crate::config::Intent;
 use crate::config::MaxLag;
-use crate::config::PathPattern;
-use crate::config::Policy;
 use crate::report::SessionView;
 use crate::routing;
-use crate::routing::BackendEntry;
 use crate::routing::ClusterTable;
-use crate::routing::Exclusion;
-use crate::routing::Explanation;
 use crate::routing::Fate;
 use crate::routing::HttpQuestion;
-use crate::routing::HttpVerdict;
 use crate::routing::KeySource;
 use crate::routing::ListenerEntry;
 use crate::routing::LoginKeys;
-use crate::routing::PickError;
 use crate::routing::PickRequest;
 use crate::routing::RoutingTable;
-use crate::routing::Standing;
 use crate::routing::Wish;
 use crate::routing::WrittenRequest;
 
@@ -144,63 +139,6 @@ fn hashed_parameter<'a>(cluster: &ClusterTable, client: &'a Client) -> Option<&'
     (**name == **hashed).then_some(value)
 }
 
-/// The route that takes a request.
-fn http_route(config: &HttpListenerConfig, routed: Option<routing::HttpRouted<'_>>) -> Value {
-    let Some(routed) = routed else {
-        return Value::Null;
-    };
-    let Some(at) = routed.route else {
-        return json!({ "cluster": &**routed.cluster, "number": null,
-            "text": "the listener's cluster" });
-    };
-    let text = config.routes.get(at).map(conditions).unwrap_or_default();
-    let text = format!("route {} ({text})", at + 1);
-    json!({ "cluster": &**routed.cluster, "number": at + 1, "text": text })
-}
-
-/// What each route says to the request.
-fn verdicts(entry: &ListenerEntry, config: &HttpListenerConfig, question: &HttpQuestion) -> Value {
-    let verdicts = routing::explain_http(&entry.http_routes, config, &question.view());
-    let routes = config.routes.iter().zip(&verdicts).enumerate();
-    let routes = routes.map(|(at, (route, verdict))| {
-        let header = match verdict {
-            HttpVerdict::OtherHeader(at) => route.headers.get(*at).map(|it| it.name.as_str()),
-            _ => None,
-        };
-        json!({ "number": at + 1, "text": conditions(route), "verdict": verdict.as_str(),
-            "header": header })
-    });
-    routes.collect()
-}
-
-/// As in the file, on one line.
-fn conditions(route: &HttpRoute) -> String {
-    let mut conditions = Vec::new();
-    match &route.host {
-        Some(HostPattern::Exact(host)) => conditions.push(format!("host: {host}")),
-        Some(HostPattern::Below(suffix)) => conditions.push(format!("host: *{suffix}")),
-        None => {}
-    }
-    match &route.path {
-        Some(PathPattern::Exact(path)) => conditions.push(format!("path: exact {path}")),
-        Some(PathPattern::Prefix(path)) => conditions.push(format!("path: {path}")),
-        None => {}
-    }
-    if !route.methods.is_empty() {
-        let methods: Vec<_> = route.methods.iter().map(|it| it.as_str()).collect();
-        conditions.push(format!("method: {}", methods.join(" ")));
-    }
-    for header in &route.headers {
-        let value = header.value.as_ref().and_then(|value| value.to_str().ok());
-        conditions.push(format!(
-            "header {}: {}",
-            header.name,
-            value.unwrap_or("any")
-        ));
-    }
-    conditions.join(", ")
-}
-
 /// Where this session is, and where its client would go now.
 ///
 /// # Errors
@@ -280,64 +218,6 @@ fn fate(
     }
 }
 
-fn add_pick(shown: &mut Value, cluster: &ClusterTable, request: &PickRequest<'_>) {
-    let explanation = cluster.explain(request);
-    let backends = cluster.backends.iter().zip(&explanation.standings);
-    let backends: Vec<_> = backends
-        .map(|(entry, standing)| backend(entry, *standing, request.now))
-        .collect();
-    shown["cluster"] = json!(&*cluster.config.name);
-    shown["policy"] = json!(policy(cluster.config.balance.policy));
-    shown["hash"] = json!(explanation.key.as_ref().map(|key| json!({
-        "source": key.source,
-        "value": key.value,
-        "hash": format!("{:016x}", key.hash),
-    })));
-    shown["held_sessions"] = json!(cluster.handle.hold(request.intent).len());
-    shown["queued_sessions"] = json!(cluster.handle.queue(request.intent.role).len());
-    shown["backends"] = backends.into();
-    if shown["outcome"].is_null() {
-        shown["outcome"] = outcome(cluster, request.intent, &explanation);
-    }
-}
-
-fn outcome(cluster: &ClusterTable, intent: Intent, explanation: &Explanation) -> Value {
-    let failover = &cluster.config.failover;
-    let picks = match &explanation.picks {
-        Ok(picks) => picks,
-        Err(why) => {
-            let (text, wait) = match why {
-                PickError::NoneEligible => ("nobody is eligible", failover.hold),
-                PickError::AllFull => ("every eligible backend is full", failover.queue),
-                PickError::AllTried => ("all were tried", failover.hold),
-            };
-            let (action, text) = match wait.max_wait.is_zero() {
-                true => ("refuse", format!("{text}: the client is refused")),
-                false => {
-                    let longest = wait.max_wait.as_secs_f64();
-                    (
-                        "wait",
-                        format!("{text}: the client waits up to {longest} s"),
-                    )
-                }
-            };
-            return json!({ "action": action, "backends": [], "text": text });
-        }
-    };
-    let names: Vec<&str> = picks
-        .iter()
-        .map(|pick| &*cluster.backends[*pick].config.name)
-        .collect();
-    let queued = !cluster.handle.queue(intent.role).is_empty();
-    let text = match (&names[..], queued) {
-        (_, true) => "others wait for a place: the client waits behind them".to_owned(),
-        ([one], false) => format!("the client goes to {one}"),
-        (several, false) => format!("the client goes to one of {}", several.join(", ")),
-    };
-    let action = if queued { "wait" } else { "pick" };
-    json!({ "action": action, "backends": names, "text": text })
-}
-
 fn refusal(entry: &ListenerEntry, source: IpAddr, has_cluster: bool) -> Option<Value> {
     let text = if !routing::permits(&entry.config, source) {
         "the access list of the listener refuses this client (denied)"
@@ -351,28 +231,6 @@ fn refusal(entry: &ListenerEntry, source: IpAddr, has_cluster: bool) -> Option<V
     Some(json!({ "action": "refuse", "backends": [], "text": text }))
 }
 
-fn route(entry: &ListenerEntry, routed: Option<routing::Routed<'_>>) -> Value {
-    let Some(routed) = routed else {
-        return Value::Null;
-    };
-    let Some(at) = routed.route else {
-        return json!({ "cluster": &**routed.cluster, "number": null,
-            "text": "the listener's cluster" });
-    };
-    let route = &entry.config.routes[at];
-    let conditions = [
-        ("sni", &route.sni),
-        ("database", &route.database),
-        ("user", &route.user),
-    ];
-    let conditions: Vec<String> = conditions
-        .into_iter()
-        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}: {value}")))
-        .collect();
-    let text = format!("route {} ({})", at + 1, conditions.join(", "));
-    json!({ "cluster": &**routed.cluster, "number": at + 1, "text": text })
-}
-
 fn intent(intent: Intent) -> Value {
     let max_lag = intent.max_lag.map(|max| match max {
         MaxLag::Time(time) => format!("{time:?}"),
@@ -383,65 +241,6 @@ fn intent(intent: Intent) -> Value {
         Fallback::Primary => "primary",
     };
     json!({ "role": intent.role.as_str(), "max_lag": max_lag, "fallback": fallback })
-}
-
-fn backend(entry: &BackendEntry, standing: Standing, now: Instant) -> Value {
-    let (standing, reason) = told(standing, now);
-    let config = &entry.config;
-    json!({
-        "name": &*config.name,
-        "standing": standing,
-        "reason": reason,
-        "health": entry.health.as_str(),
-        "admin_state": entry.admin.as_str(),
-        "role": entry.role.as_str(),
-        "tier": config.tier,
-        "zone": config.zone.as_deref(),
-        "weight": config.weight,
-        "connections_active": entry.handle.active(),
-        "max_connections": config.max_connections,
-        "latency_seconds": entry.handle.latency(now).as_secs_f64(),
-        "warming": entry.warming_since.is_some(),
-        "ejected": view::ejection(entry, now),
-    })
-}
-
-fn told(standing: Standing, now: Instant) -> (&'static str, String) {
-    let excluded = |reason: String| ("excluded", reason);
-    match standing {
-        Standing::Picked => ("picked", "the policy picks it".to_owned()),
-        Standing::Eligible => ("eligible", "the policy prefers another".to_owned()),
-        Standing::OtherZone => ("other_zone", "the own zone has room".to_owned()),
-        Standing::Spare => ("spare", "a lower tier serves".to_owned()),
-        Standing::Full => ("full", "it has max_connections sessions".to_owned()),
-        Standing::Tried => ("tried", "this session has tried it".to_owned()),
-        Standing::Excluded(exclusion) => excluded(match exclusion {
-            Exclusion::Weightless => "its weight is 0".to_owned(),
-            Exclusion::Unresolved => "its name is not resolved".to_owned(),
-            Exclusion::Admin(state) => format!("an operator has set {}", state.as_str()),
-            Exclusion::Health(health, cause) => format!("{} ({cause})", health.as_str()),
-            Exclusion::Role(role, cause) => format!("its role is {} ({cause})", role.as_str()),
-            Exclusion::Lagging => "its lag is over max_lag".to_owned(),
-            Exclusion::Ejected(ejection) => {
-                let left = ejection.until.saturating_duration_since(now);
-                format!(
-                    "ejected: {}, for {:.0} s more",
-                    ejection.cause,
-                    left.as_secs_f64().ceil()
-                )
-            }
-        }),
-    }
-}
-
-fn policy(policy: Policy) -> &'static str {
-    match policy {
-        Policy::RoundRobin => "round_robin",
-        Policy::LeastConnections => "least_connections",
-        Policy::RandomTwo => "random_two",
-        Policy::LeastLatency => "least_latency",
-        Policy::ConsistentHash(_) => "consistent_hash",
-    }
 }
 
 fn unknown_listener(table: &RoutingTable, name: &str) -> String {

@@ -11,25 +11,21 @@ mod incidents;
 mod listen;
 mod route;
 mod scrape;
+mod thread;
 mod view;
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::mpsc;
 use std::time::Duration;
-
-use tokio::runtime;
-use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
 
 pub use listen::Bound;
 pub use listen::bind;
+pub use thread::IdleThread;
+pub use thread::Running;
 
 use crate::cluster::AdminState;
 use crate::control::CommandError;
@@ -54,8 +50,6 @@ pub type ListSessions = Arc<dyn Fn() -> BoxFuture<Vec<SessionView>> + Send + Syn
 /// Reloads the files; the full text of every error when they are wrong.
 pub type Reload = Arc<dyn Fn() -> BoxFuture<Result<String, String>> + Send + Sync>;
 
-/// A tenth of a worker's share when both want the same core.
-const NICE: i32 = 10;
 /// Counts of removed clusters go away this late.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -107,62 +101,6 @@ pub fn appoint_commands(control: ControlHandle) -> Appoint {
         let control = control.clone();
         Box::pin(async move { control.appoint(&cluster, &backend).await })
     })
-}
-
-/// The API on its thread.
-#[derive(Debug)]
-pub struct Running {
-    /// Never sent to: closed when the thread ends, however it ends.
-    ended: oneshot::Receiver<Infallible>,
-}
-
-impl Running {
-    /// Waits until the thread has ended. A panic there is logged by then.
-    pub async fn ended(self) {
-        let _ = self.ended.await;
-    }
-}
-
-/// Serves on a thread of its own until `shutdown` resolves.
-///
-/// A scrape of many backends is milliseconds of work: the thread yields its core to a worker
-/// that has sessions to serve.
-///
-/// # Errors
-/// The thread or its event loop could not be started.
-pub fn start(
-    bound: Bound,
-    sources: Sources,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<Running> {
-    let (alive, ended) = oneshot::channel();
-    // First the thread: a loop without one would be dropped here, inside another loop, and panic.
-    let (hand_over, handed_over) = mpsc::channel::<Runtime>();
-    std::thread::Builder::new()
-        .name("evergate-admin".to_owned())
-        .spawn(move || {
-            let _alive = alive;
-            let Ok(runtime) = handed_over.recv() else {
-                return;
-            };
-            step_back();
-            runtime.block_on(serve(bound, sources, shutdown));
-        })?;
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    // The thread waits for it.
-    let _ = hand_over.send(runtime);
-    Ok(Running { ended })
-}
-
-/// Lowers this thread's priority; on Linux it is the thread's own. Whatever it would start
-/// inherits it, but the API starts no thread and no process: reloads, hooks and changes of
-/// state are done by others.
-fn step_back() {
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "the admin thread keeps the usual priority");
-    }
 }
 
 /// Serves until `shutdown` resolves, then lets requests under way finish for a

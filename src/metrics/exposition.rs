@@ -1,14 +1,25 @@
-//! One scrape: samples in, Prometheus text out (text format 0.0.4).
+//! One page: samples in, Prometheus text out (text format 0.0.4).
 //!
-//! Samples come object by object and leave metric by metric: each metric has a buffer of its
-//! own, which is kept for the next scrape.
+//! Each page has a recorder of its own. The exporter forgets a series only by time, and its
+//! counters never go back: a recorder that is kept would go on showing a backend that was
+//! removed, and the old counts of one that was removed and added again.
 
-use std::fmt::Display;
-use std::fmt::Write;
-use std::sync::LazyLock;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use metrics::Key;
+use metrics::Label;
+use metrics::Level;
+use metrics::Metadata;
+use metrics::Recorder;
+use metrics_exporter_prometheus::LabelSet;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::PrometheusRecorder;
+use metrics_exporter_prometheus::formatting::write_help_line;
+use metrics_exporter_prometheus::formatting::write_metric_line;
+use metrics_exporter_prometheus::formatting::write_type_line;
 
 use crate::metrics::histogram::Histogram;
-use crate::metrics::process::Process;
 use crate::metrics::table::ALL;
 use crate::metrics::table::Kind;
 use crate::metrics::table::Metric;
@@ -16,24 +27,43 @@ use crate::metrics::table::Metric;
 /// The media type of the text (Prometheus text format 0.0.4).
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Positions in the table, by the alphabet.
-static ALPHABETICAL: LazyLock<Vec<usize>> = LazyLock::new(|| {
-    let mut positions: Vec<usize> = (0..ALL.len()).collect();
-    positions.sort_by_key(|position| ALL[*position].name);
-    positions
-});
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
-/// Takes the samples of one scrape.
-#[derive(Debug)]
+/// Takes the samples of one page.
 pub struct Scrape {
-    /// The samples of each metric, in the order of the table.
-    samples: Vec<String>,
+    recorder: PrometheusRecorder,
+    /// The text of each, by name. The exporter's own histograms keep every sample until somebody
+    /// empties them, and cannot be given counts: it only formats ours.
+    histograms: BTreeMap<&'static str, String>,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Scrape").finish_non_exhaustive()
+    }
 }
 
 impl Default for Scrape {
+    /// Describes every metric and takes the values of the process itself.
     fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for metric in ALL {
+            let (name, help) = (metric.name.into(), metric.help.into());
+            match metric.kind {
+                Kind::Counter => recorder.describe_counter(name, None, help),
+                Kind::Gauge => recorder.describe_gauge(name, None, help),
+                // Described where they are written.
+                Kind::Histogram(_) => {}
+            }
+        }
+        metrics::with_local_recorder(&recorder, || {
+            let process = metrics_process::Collector::default();
+            process.describe();
+            process.collect();
+        });
         Self {
-            samples: vec![String::new(); ALL.len()],
+            recorder,
+            histograms: BTreeMap::new(),
         }
     }
 }
@@ -42,19 +72,17 @@ impl Scrape {
     /// `labels` are the values, in the order of the table.
     pub fn counter(&mut self, metric: &'static Metric, labels: &[&str], value: u64) {
         debug_assert_eq!(metric.kind, Kind::Counter, "{}", metric.name);
-        self.sample(metric, "", labels, None, value);
+        let key = key(metric, labels);
+        self.recorder
+            .register_counter(&key, &METADATA)
+            .absolute(value);
     }
 
     /// `labels` are the values, in the order of the table.
     pub fn gauge(&mut self, metric: &'static Metric, labels: &[&str], value: f64) {
         debug_assert_eq!(metric.kind, Kind::Gauge, "{}", metric.name);
-        // Most are small and whole, and those are written much faster.
-        let whole = value as i32;
-        if f64::from(whole) == value {
-            self.sample(metric, "", labels, None, whole);
-        } else {
-            self.sample(metric, "", labels, None, value);
-        }
+        let key = key(metric, labels);
+        self.recorder.register_gauge(&key, &METADATA).set(value);
     }
 
     /// `labels` are the values, in the order of the table.
@@ -64,95 +92,60 @@ impl Scrape {
         labels: &[&str],
         histogram: &Histogram,
     ) {
+        let labels = LabelSet::from_key_and_global(&key(metric, labels), &Default::default());
+        let name = metric.name;
+        let text = self.histograms.entry(name).or_insert_with(|| {
+            let mut text = String::new();
+            write_help_line(&mut text, name, None, None, metric.help);
+            write_type_line(&mut text, name, None, None, "histogram");
+            text
+        });
         let mut count = 0;
         for (bound, more) in histogram.buckets() {
             count += more;
-            self.sample(metric, "_bucket", labels, Some(bound), count);
-        }
-        let sum = histogram.sum().as_secs_f64();
-        self.sample(metric, "_sum", labels, None, sum);
-        self.sample(metric, "_count", labels, None, count);
-    }
-
-    /// `bound` is the label `le` of a histogram's bucket.
-    fn sample(
-        &mut self,
-        metric: &'static Metric,
-        suffix: &str,
-        labels: &[&str],
-        bound: Option<f64>,
-        value: impl Display,
-    ) {
-        debug_assert_eq!(metric.labels.len(), labels.len(), "{}", metric.name);
-        let out = &mut self.samples[metric.position];
-        out.push_str(metric.name);
-        out.push_str(suffix);
-        let mut separator = '{';
-        for (name, label) in metric.labels.iter().zip(labels) {
-            out.push(separator);
-            out.push_str(name);
-            out.push_str("=\"");
-            push_escaped(out, label);
-            out.push('"');
-            separator = ',';
-        }
-        if let Some(bound) = bound {
-            out.push(separator);
-            // Writing to a string cannot fail.
-            let _ = match bound {
-                f64::INFINITY => write!(out, "le=\"+Inf\""),
-                bound => write!(out, "le=\"{bound}\""),
+            let bound = match bound {
+                f64::INFINITY => "+Inf".to_owned(),
+                bound => bound.to_string(),
             };
-            separator = ',';
+            let bound = Some(("le", bound));
+            write_metric_line(text, name, Some("bucket"), &labels, bound, count, None);
         }
-        out.push_str(if separator == ',' { "} " } else { " " });
-        let _ = writeln!(out, "{value}");
+        let no_bound = None::<(&str, f64)>;
+        let sum = histogram.sum().as_secs_f64();
+        write_metric_line(text, name, Some("sum"), &labels, no_bound, sum, None);
+        write_metric_line(text, name, Some("count"), &labels, no_bound, count, None);
     }
 
-    /// Each metric once with its description, in alphabetical order, then the values of the
-    /// process itself. Leaves the buffers empty for the next scrape.
-    pub(super) fn take_text(&mut self, process: &Process) -> String {
-        let samples: usize = self.samples.iter().map(String::len).sum();
-        // Descriptions are some 200 bytes each.
-        let mut text = String::with_capacity(samples + ALL.len() * 256);
-        for position in ALPHABETICAL.iter() {
-            let (metric, samples) = (ALL[*position], &mut self.samples[*position]);
-            if !samples.is_empty() {
-                let kind = match metric.kind {
-                    Kind::Counter => "counter",
-                    Kind::Gauge => "gauge",
-                    Kind::Histogram(_) => "histogram",
-                };
-                describe(&mut text, metric.name, kind, metric.help);
-                text.push_str(samples);
-                samples.clear();
-            }
-        }
-        for sample in process.samples() {
-            describe(&mut text, sample.name, sample.kind, sample.help);
-            let _ = writeln!(text, "{} {}", sample.name, sample.value);
-        }
-        text
+    /// Metrics in alphabetical order, each once with its description.
+    pub(super) fn into_text(self) -> String {
+        let exported = self.recorder.handle().render();
+        let mut families: Vec<String> = exported.split_terminator("\n\n").map(in_order).collect();
+        families.extend(self.histograms.into_values());
+        families.sort_unstable();
+        families.concat()
     }
 }
 
-fn describe(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+/// The lines of one metric: the exporter has no order. `#` comes before every name, and HELP before TYPE.
+fn in_order(family: &str) -> String {
+    let mut lines: Vec<&str> = family.lines().collect();
+    lines.sort_unstable();
+    lines.push("");
+    lines.join("\n")
 }
 
-fn push_escaped(out: &mut String, label: &str) {
-    if !label
-        .bytes()
-        .any(|byte| matches!(byte, b'\\' | b'"' | b'\n'))
-    {
-        return out.push_str(label);
-    }
-    for character in label.chars() {
-        match character {
-            '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
-            '\n' => out.push_str("\\n"),
-            other => out.push(other),
-        }
-    }
+fn key(metric: &'static Metric, values: &[&str]) -> Key {
+    debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
+    let names = metric.labels.iter();
+    let labels: Vec<Label> = names
+        .zip(values)
+        .map(|(name, value)| Label::new(*name, unambiguous(value)))
+        .collect();
+    Key::from_parts(metric.name, labels)
+}
+
+/// The exporter escapes a value for the text, but takes two backslashes, or one before a quote,
+/// for something that is escaped already.
+fn unambiguous(value: &str) -> String {
+    value.replace('\\', r"\\")
 }

@@ -6,9 +6,10 @@
 
 mod exposition;
 mod histogram;
-mod process;
+mod page;
 mod table;
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -18,8 +19,11 @@ use std::sync::RwLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
 
 pub use exposition::CONTENT_TYPE;
 pub use exposition::Scrape;
@@ -35,7 +39,7 @@ use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::cluster::StatusClass;
 use crate::metrics::histogram::Histogram;
-use crate::metrics::process::Process;
+use crate::metrics::page::LastPage;
 
 /// The metrics that other modules publish, by name.
 pub mod names {
@@ -53,8 +57,7 @@ pub struct Metrics {
     access_log_dropped: Arc<AtomicU64>,
     histograms: RwLock<HashMap<Name, Arc<ClusterHistograms>>>,
     hooks: Mutex<HookCounts>,
-    /// Kept from one scrape to the next, for its buffers.
-    scrape: Mutex<Scrape>,
+    last_page: LastPage,
 }
 
 /// Bounded by the clusters in the file and two closed lists of words.
@@ -108,7 +111,7 @@ impl Metrics {
             access_log_dropped: Arc::default(),
             histograms: RwLock::default(),
             hooks: Mutex::default(),
-            scrape: Mutex::default(),
+            last_page: LastPage::default(),
         }
     }
 
@@ -197,25 +200,28 @@ impl Metrics {
         hooks.dropped.retain(|cluster, _| is_live(cluster));
     }
 
+    /// The page for a scrape: as [`Self::render`] makes it, or the last one where that is large and
+    /// not long ago.
+    pub fn page(&self, now: Instant, publish: impl FnOnce(&mut Scrape)) -> Bytes {
+        self.last_page.at(now, || self.render(publish))
+    }
+
     /// The Prometheus text: what is counted here, and what `publish` adds for
-    /// the objects that are alive now. One scrape at a time.
+    /// the objects that are alive now.
     pub fn render(&self, publish: impl FnOnce(&mut Scrape)) -> String {
-        let process = Process::read();
-        let mut scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scrape = Scrape::default();
         self.publish_own(&mut scrape);
         publish(&mut scrape);
         for (cluster, histograms) in self.all_histograms() {
             histograms.publish(&cluster, &mut scrape);
         }
-        scrape.take_text(&process)
+        scrape.into_text()
     }
 
     /// A copy: who takes its time with them must not hold the lock, which sessions wait for.
-    fn all_histograms(&self) -> Vec<(Name, Arc<ClusterHistograms>)> {
-        let histograms = self
-            .histograms
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+    fn all_histograms(&self) -> BTreeMap<Name, Arc<ClusterHistograms>> {
+        let histograms = self.histograms.read();
+        let histograms = histograms.unwrap_or_else(PoisonError::into_inner);
         let pairs = histograms.iter();
         pairs
             .map(|(name, it)| (Arc::clone(name), Arc::clone(it)))

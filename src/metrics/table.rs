@@ -19,8 +19,6 @@ pub struct Metric {
     pub kind: Kind,
     pub labels: &'static [&'static str],
     pub help: &'static str,
-    /// In [`ALL`].
-    pub(super) position: usize,
 }
 
 /// From a local connect to one that waits for a retransmitted SYN.
@@ -42,12 +40,6 @@ const HOLD_BOUNDS: &[f64] = &[
 
 macro_rules! metrics {
     ($($constant:ident: $kind:expr, $name:literal, [$($label:literal),*], $help:literal;)+) => {
-        /// Only for their numbers.
-        #[allow(non_camel_case_types, reason = "named like the metrics")]
-        enum Position {
-            $($constant,)+
-        }
-
         $(
             #[doc = $help]
             pub const $constant: Metric = Metric {
@@ -55,7 +47,6 @@ macro_rules! metrics {
                 kind: $kind,
                 labels: &[$($label),*],
                 help: $help,
-                position: Position::$constant as usize,
             };
         )+
 

@@ -9,23 +9,17 @@ use std::process::Stdio;
 fn publish_everything(scrape: &mut Scrape) {
     for metric in ALL {
         let labels: Vec<&str> = metric.labels.iter().map(|_| "some \"value\"\n").collect();
-        let own = [
-            names::BUILD_INFO.name,
-            names::CONFIG_RELOADS.name,
-            names::CONFIG_LAST_RELOAD_SUCCESS.name,
-            names::CONFIG_LAST_RELOAD_SUCCESSFUL.name,
-            names::LOG_DROPPED.name,
-            names::ACCESS_LOG_DROPPED.name,
-        ];
-        if own.contains(&metric.name) {
-            continue;
-        }
         match metric.kind {
             Kind::Counter => scrape.counter(metric, &labels, 7),
             Kind::Gauge => scrape.gauge(metric, &labels, 0.5),
             Kind::Histogram(_) => {}
         }
     }
+}
+
+#[track_caller]
+fn assert_shows(text: &str, sample: &str) {
+    assert!(text.contains(sample), "{sample}\n{text}");
 }
 
 fn with_all_histograms() -> Metrics {
@@ -92,7 +86,7 @@ fn every_session_end_has_a_counter_of_its_own() {
     let series = text.matches("evergate_sessions_ended_total{").count();
     assert_eq!(series, SESSION_ENDS);
     let example = r#"evergate_sessions_ended_total{side="client",phase="relay",cause="closed"} 1"#;
-    assert!(text.contains(example), "{text}");
+    assert_shows(&text, example);
 }
 
 #[test]
@@ -107,12 +101,12 @@ fn series_of_a_removed_cluster_go_away() {
     let before = metrics.render(|scrape| {
         scrape.counter(&names::BACKEND_CONNECTIONS, &["carts", "a"], 9);
     });
-    assert!(before.contains(r#"cluster="carts""#), "{before}");
+    assert_shows(&before, r#"cluster="carts""#);
     metrics.run_upkeep(|cluster| cluster == "orders");
     let after = metrics.render(|_| {});
     assert!(!after.contains(r#"cluster="carts""#), "{after}");
     let kept = r#"evergate_session_duration_seconds_count{cluster="orders"} 1"#;
-    assert!(after.contains(kept), "{after}");
+    assert_shows(&after, kept);
 }
 
 #[test]
@@ -122,7 +116,7 @@ fn a_backend_that_returns_starts_at_its_own_count() {
     metrics.render(|scrape| scrape.counter(&names::BACKEND_CONNECTIONS, &labels, 100));
     let text = metrics.render(|scrape| scrape.counter(&names::BACKEND_CONNECTIONS, &labels, 3));
     let sample = r#"evergate_backend_connections_total{cluster="orders",backend="a"} 3"#;
-    assert!(text.contains(sample), "{text}");
+    assert_shows(&text, sample);
 }
 
 #[test]
@@ -135,7 +129,7 @@ fn histograms_have_the_buckets_of_the_table() {
         let sample = format!(
             "evergate_connect_duration_seconds_bucket{{cluster=\"orders\",le=\"{bound}\"}} {count}\n"
         );
-        assert!(text.contains(&sample), "{sample}\n{text}");
+        assert_shows(&text, &sample);
     }
 }
 
@@ -145,12 +139,18 @@ fn a_rejected_reload_shows_until_the_next_good_one() {
     metrics.record_first_load();
     metrics.count_reload(false);
     let bad = metrics.render(|_| {});
-    assert!(bad.contains("evergate_config_last_reload_successful 0\n"));
-    assert!(bad.contains("evergate_config_reloads_total{result=\"rejected\"} 1\n"));
+    assert_shows(&bad, "evergate_config_last_reload_successful 0\n");
+    assert_shows(
+        &bad,
+        "evergate_config_reloads_total{result=\"rejected\"} 1\n",
+    );
     metrics.count_reload(true);
     let good = metrics.render(|_| {});
-    assert!(good.contains("evergate_config_last_reload_successful 1\n"));
-    assert!(good.contains("evergate_config_reloads_total{result=\"accepted\"} 1\n"));
+    assert_shows(&good, "evergate_config_last_reload_successful 1\n");
+    assert_shows(
+        &good,
+        "evergate_config_reloads_total{result=\"accepted\"} 1\n",
+    );
 }
 
 #[test]
@@ -160,7 +160,10 @@ fn two_instances_in_one_process_do_not_share_counts() {
     one.count_reload(true);
     let text = two.render(|_| {});
     assert!(!text.contains("orders"), "{text}");
-    assert!(text.contains("evergate_config_reloads_total{result=\"accepted\"} 0\n"));
+    assert_shows(
+        &text,
+        "evergate_config_reloads_total{result=\"accepted\"} 0\n",
+    );
 }
 
 #[test]
@@ -176,17 +179,62 @@ fn requests_are_timed_by_cluster_and_class() {
         "_bucket{cluster=\"orders\",status_class=\"none\",le=\"+Inf\"} 1",
     ] {
         let sample = format!("evergate_http_request_duration_seconds{sample}\n");
-        assert!(text.contains(&sample), "{sample}\n{text}");
+        assert_shows(&text, &sample);
     }
     assert!(!text.contains("status_class=\"5xx\""), "{text}");
 }
 
 #[test]
-fn a_scrape_leaves_nothing_for_the_next() {
-    let metrics = with_all_histograms();
-    let once = metrics.render(publish_everything);
-    let again = metrics.render(publish_everything);
-    assert_eq!(again.lines().count(), once.lines().count());
+fn what_is_not_published_again_is_not_shown_again() {
+    let metrics = Metrics::default();
+    let labels = ["orders", "a"];
+    let before = metrics.render(|scrape| scrape.gauge(&names::BACKEND_UP, &labels, 1.0));
+    assert_shows(&before, "evergate_backend_up{");
+    let after = metrics.render(|_| {});
+    assert!(!after.contains("evergate_backend_up"), "{after}");
+}
+
+#[test]
+fn metrics_and_their_samples_are_in_order() {
+    let text = with_all_histograms().render(|scrape| {
+        for backend in ["b", "c", "a"] {
+            scrape.counter(&names::BACKEND_CONNECTIONS, &["orders", backend], 1);
+        }
+    });
+    let metrics = text.lines().filter(|line| line.starts_with("# HELP"));
+    assert!(
+        metrics.clone().count() > 10 && metrics.is_sorted(),
+        "{text}"
+    );
+    let backends: String = ["a", "b", "c"]
+        .map(|it| {
+            format!("evergate_backend_connections_total{{cluster=\"orders\",backend=\"{it}\"}} 1\n")
+        })
+        .concat();
+    assert_shows(&text, &backends);
+    let buckets = "_bucket{cluster=\"orders\",le=\"86400\"} 1\n\
+                   evergate_session_duration_seconds_bucket{cluster=\"orders\",le=\"+Inf\"} 1\n\
+                   evergate_session_duration_seconds_sum{cluster=\"orders\"} 2\n\
+                   evergate_session_duration_seconds_count{cluster=\"orders\"} 1\n";
+    assert_shows(&text, buckets);
+}
+
+/// The exporter takes some backslashes for its own escapes.
+#[test]
+fn no_two_labels_look_the_same() {
+    let metrics = Metrics::default();
+    for (value, escaped) in [
+        (r"a\b", r"a\\b"),
+        (r"a\\b", r"a\\\\b"),
+        (r"a\nb", r"a\\nb"),
+        (r#"a\"b"#, r#"a\\\"b"#),
+        ("a\\\nb", r"a\\\nb"),
+        (r"a\", r"a\\"),
+    ] {
+        let text = metrics.render(|scrape| scrape.gauge(&names::TLS_NOT_AFTER, &[value], 1.0));
+        let sample = format!("_seconds{{file=\"{escaped}\"}} 1\n");
+        assert_shows(&text, &sample);
+    }
 }
 
 #[test]
@@ -207,6 +255,6 @@ fn values_are_written_as_numbers_of_prometheus() {
         let sample = format!(
             "evergate_backend_{name}{{cluster=\"orders\",backend=\"a\\\\b\\\"c\\nd\"}} {value}\n"
         );
-        assert!(text.contains(&sample), "{sample}\n{text}");
+        assert_shows(&text, &sample);
     }
 }
