@@ -14,6 +14,7 @@ use crate::cluster::Role;
 use crate::cluster::WantedRole;
 use crate::cluster::takes_new_sessions;
 use crate::config::ClusterConfig;
+use crate::config::Fallback;
 use crate::config::Intent;
 use crate::config::MaxLag;
 use crate::config::Panic;
@@ -310,6 +311,17 @@ impl ClusterState {
             .any(|intent| intent.role == WantedRole::Primary);
         let serves = |role| self.backends.iter().any(|state| state.is_eligible_as(role));
         serves(WantedRole::Any) && (!writes || serves(WantedRole::Primary))
+    }
+
+    /// Each listener has somebody to take its sessions, however far behind.
+    pub fn serves_every_listener(&self) -> bool {
+        self.is_served() && self.intents.iter().all(|intent| self.serves(*intent))
+    }
+
+    fn serves(&self, intent: Intent) -> bool {
+        let has = |role| self.backends.iter().any(|state| state.is_eligible_as(role));
+        let falls_back = intent.fallback == Fallback::Primary;
+        has(intent.role) || falls_back && has(WantedRole::Primary)
     }
 
     /// Nobody is eligible, but somebody could be.

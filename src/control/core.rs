@@ -214,7 +214,7 @@ impl Core {
         let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
             return;
         };
-        let damping = if cluster.is_served() {
+        let damping = if cluster.serves_every_listener() {
             Damping::Apply
         } else {
             Damping::Skip

@@ -31,7 +31,7 @@ pub struct Rules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damping {
     Apply,
-    /// Nobody else is eligible: a backend that flaps is better than none.
+    /// Somebody waits who has nobody else: a backend that flaps is better than none.
     Skip,
 }
 
