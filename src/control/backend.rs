@@ -133,7 +133,7 @@ const MAX_CHANGES_LOGGED: u32 = 20;
 const LOG_WINDOW: Duration = Duration::from_secs(60);
 
 /// Who was busy for some time is found to be ready at most one part in this many later.
-const BUSY_SHARE: u32 = 10;
+pub const BUSY_SHARE: u32 = 10;
 
 /// Keeps a flapping backend from flooding the log.
 #[derive(Debug, Default)]

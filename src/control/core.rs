@@ -299,14 +299,14 @@ impl Core {
         };
         let fast = cluster.fast_interval();
         let unserved = cluster.wants_somebody();
-        let interval = cluster.config.health_check.interval;
-        let state = &mut cluster.backends[position];
+        let state = &cluster.backends[position];
         // Nobody puts a password right within milliseconds, and each try fills a log.
         let refused = state.failed == Some(Cause::LoginFailed);
         let urgent = (unserved && !refused) || at_once || state.tracker.is_suspected();
         let pause = match urgent {
             true => state.urgent_pause(fast, now),
-            false => interval,
+            false if refused => cluster.config.health_check.interval,
+            false => cluster.calm_pause(state, now),
         };
         let due = started + pause.mul_f64(jitter);
         self.schedule.set(id, due.max(now));
@@ -434,7 +434,8 @@ impl Core {
     }
 }
 
-/// The last eligible backend is gone: ask all of them, fast.
+/// The last eligible backend is gone: ask all of them, fast. The last of one listener: ask those
+/// that serve nobody.
 fn hurry(
     cluster: &mut ClusterState,
     schedule: &mut Schedule<BackendId>,
@@ -443,11 +444,13 @@ fn hurry(
 ) {
     let served = cluster.is_served();
     let lost = std::mem::replace(&mut cluster.served, served) && !served;
-    if !lost {
+    let lost_to_one = cluster.note_unserved(now);
+    if !lost && !lost_to_one {
         return;
     }
     let fast = cluster.fast_interval();
-    for state in &cluster.backends {
+    let asked = cluster.backends.iter();
+    for state in asked.filter(|state| lost || !state.is_eligible()) {
         // Before its first verdict the first probe is on its way.
         let (Some(started), None, true) = (state.last_started, state.flight, state.is_checked())
         else {

@@ -235,6 +235,24 @@ fn to_readers_a_replica_that_flaps_is_better_than_none() {
 }
 
 #[test]
+fn the_only_replica_is_found_soon_when_it_is_back() {
+    let mut world = world(CheckKind::Postgres(login()));
+    world.set_intents(&[WRITES, reads(Fallback::Nobody)]);
+    let up = [("db1", postgres(1, true)), ("db2", postgres(1, false))];
+    let refused = Err(Cause::ConnectRefused);
+    let down = [("db1", postgres(1, true)), ("db2", refused)];
+    world.hear_for(SECOND * 3, &up);
+    world.hear_for(SECOND * 2, &down);
+    assert_eq!(world.role("db2"), Role::Unknown);
+    world.hear_for(SECOND * 2 / 5, &up);
+    assert_eq!(world.role("db2"), Role::Replica);
+
+    world.hear_for(SECOND * 100, &down);
+    let probes = world.hear_for(SECOND * 60, &down);
+    assert!((100..=140).contains(&probes), "{probes} probes in a minute");
+}
+
+#[test]
 fn an_established_primary_is_asked_at_once_when_another_claims() {
     let mut world = world(CheckKind::Postgres(login()));
     world.hear(&[("db1", postgres(1, true)), ("db2", postgres(1, false))]);
