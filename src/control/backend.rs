@@ -115,6 +115,8 @@ pub struct BackendState {
     quarantined_during: Option<u64>,
     /// When a probe found that traffic had proved nothing.
     refuted: Option<Instant>,
+    /// When a probe found that it had been suspected wrongly.
+    cleared: Option<Instant>,
     pub role: Role,
     pub role_cause: Cause,
     pub role_since: Instant,
@@ -190,6 +192,7 @@ impl BackendState {
             quarantined: None,
             quarantined_during: None,
             refuted: None,
+            cleared: None,
             role: Role::Unknown,
             role_cause: Cause::Started,
             role_since: now.instant,
@@ -333,6 +336,26 @@ impl BackendState {
         true
     }
 
+    /// Evidence from a session or from the check's own connection. New sessions shun it until a probe
+    /// has asked it: it may be dying, and accept them all the same. Not again within an
+    /// interval after that was wrong: who makes it reset its own sessions must not keep others away.
+    pub fn suspect(&mut self, cause: Cause, now: Instant) {
+        self.tracker.suspect(cause);
+        let pause = self.target.cluster.health_check.interval;
+        let cleared = |at| now.saturating_duration_since(at) < pause;
+        if self.tracker.is_suspected() && !self.cleared.is_some_and(cleared) {
+            self.handle.set_suspected(true);
+        }
+    }
+
+    /// A probe has asked it.
+    pub fn note_suspicion(&mut self, now: Instant) {
+        if self.handle.is_suspected() && !self.tracker.is_suspected() {
+            self.handle.set_suspected(false);
+            self.cleared = Some(now);
+        }
+    }
+
     /// Would take new sessions if it were healthy.
     pub fn is_candidate(&self) -> bool {
         self.admin == AdminState::Ready && self.target.backend.weight > 0
@@ -456,6 +479,7 @@ impl BackendState {
         if let Some(transition) = self.tracker.reset(Cause::Started, now.instant) {
             self.changed(transition, now);
         }
+        self.note_suspicion(now.instant);
     }
 
     /// The backend at this moment, as the routing table shows it.

@@ -185,13 +185,16 @@ impl Core {
             }
         };
         self.judge(id, result, now);
+        if reported.is_none() {
+            self.note_suspicion(id, now.instant);
+        }
         self.decide(id, now);
         self.measure_lag(id, now);
         if answers_traffic {
             self.answer_traffic(id, now);
         }
         if let Some(cause) = reported {
-            self.suspect(id, cause);
+            self.suspect(id, cause, now.instant);
         }
         if passed {
             self.note_pass(id, now);
@@ -285,9 +288,15 @@ impl Core {
         }
     }
 
-    fn suspect(&mut self, id: BackendId, cause: Cause) {
+    fn suspect(&mut self, id: BackendId, cause: Cause, now: Instant) {
         if let Some(state) = self.find(id) {
-            state.tracker.suspect(cause);
+            state.suspect(cause, now);
+        }
+    }
+
+    fn note_suspicion(&mut self, id: BackendId, now: Instant) {
+        if let Some(state) = self.find(id) {
+            state.note_suspicion(now);
         }
     }
 
@@ -333,7 +342,7 @@ impl Core {
         if !state.is_checked() {
             return;
         }
-        state.tracker.suspect(cause);
+        state.suspect(cause, now.instant);
         let name = Arc::clone(&state.handle.name);
         cluster
             .watch
@@ -401,6 +410,7 @@ impl Core {
             if let Some(transition) = transition {
                 found.changed(transition, now);
             }
+            found.note_suspicion(now.instant);
             self.schedule.pull(id, now.instant);
         }
         self.decide(id, now);

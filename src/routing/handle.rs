@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
@@ -42,6 +43,7 @@ pub struct BackendHandle {
     pub name: Name,
     fates: Mutex<Fates>,
     lag: Lag,
+    suspected: AtomicBool,
     active: AtomicU32,
     totals: Arc<Totals>,
     latency: PeakEwma,
@@ -116,6 +118,7 @@ impl BackendHandle {
             name,
             fates: Mutex::default(),
             lag: Lag::default(),
+            suspected: AtomicBool::new(false),
             active: AtomicU32::new(0),
             totals: Arc::default(),
             latency: PeakEwma::default(),
@@ -159,6 +162,16 @@ impl BackendHandle {
     /// How far it is behind its primary, for people.
     pub fn lag(&self) -> &Lag {
         &self.lag
+    }
+
+    /// Control plane only: somebody was told no, and a probe that asks it is on its way.
+    pub fn set_suspected(&self, suspected: bool) {
+        self.suspected.store(suspected, Ordering::Relaxed);
+    }
+
+    /// A new session had better go elsewhere for the moment, if there is somebody.
+    pub fn is_suspected(&self) -> bool {
+        self.suspected.load(Ordering::Relaxed)
     }
 
     /// When it answered a session for the first time since this was armed.
