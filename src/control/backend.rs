@@ -1,6 +1,8 @@
 //! One backend as the control plane knows it.
 
+mod evidence;
 mod fates;
+mod log;
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -8,8 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
-
-use tracing::info;
 
 use crate::cluster::AdminState;
 use crate::cluster::Cause;
@@ -21,6 +21,7 @@ use crate::cluster::takes_new_sessions;
 use crate::config::BackendConfig;
 use crate::config::Host;
 use crate::config::MaxLag;
+use crate::control::backend::log::LogBudget;
 use crate::control::evidence::Evidence;
 use crate::control::failover::Candidate;
 use crate::control::happening::Sight;
@@ -35,6 +36,7 @@ use crate::routing::BackendHandle;
 use crate::routing::Ejection;
 use crate::routing::Fates;
 
+pub use evidence::BUSY_SHARE;
 pub use fates::fate;
 
 /// One moment on both clocks. Decisions use `instant` only.
@@ -115,6 +117,8 @@ pub struct BackendState {
     quarantined_during: Option<u64>,
     /// When a probe found that traffic had proved nothing.
     refuted: Option<Instant>,
+    /// When a probe found that it had been suspected wrongly.
+    cleared: Option<Instant>,
     pub role: Role,
     pub role_cause: Cause,
     pub role_since: Instant,
@@ -125,39 +129,6 @@ pub struct BackendState {
     /// What the handle was told last.
     fates: Option<Fates>,
     pub log_budget: LogBudget,
-}
-
-/// Changes of one backend's health that are logged per minute. Who sees twenty
-/// knows that it flaps.
-const MAX_CHANGES_LOGGED: u32 = 20;
-const LOG_WINDOW: Duration = Duration::from_secs(60);
-
-/// Who was busy for some time is found to be ready at most one part in this many later.
-const BUSY_SHARE: u32 = 10;
-
-/// Keeps a flapping backend from flooding the log.
-#[derive(Debug, Default)]
-pub struct LogBudget {
-    window_start: Option<Instant>,
-    logged: u32,
-    suppressed: u32,
-}
-
-impl LogBudget {
-    /// How many lines were left out before this one; `None`: leave it out, too.
-    pub fn admit(&mut self, now: Instant) -> Option<u32> {
-        let within = |start| now.saturating_duration_since(start) < LOG_WINDOW;
-        if !self.window_start.is_some_and(within) {
-            self.window_start = Some(now);
-            self.logged = 0;
-        }
-        if self.logged == MAX_CHANGES_LOGGED {
-            self.suppressed += 1;
-            return None;
-        }
-        self.logged += 1;
-        Some(std::mem::take(&mut self.suppressed))
-    }
 }
 
 impl BackendState {
@@ -190,6 +161,7 @@ impl BackendState {
             quarantined: None,
             quarantined_during: None,
             refuted: None,
+            cleared: None,
             role: Role::Unknown,
             role_cause: Cause::Started,
             role_since: now.instant,
@@ -237,52 +209,6 @@ impl BackendState {
         fits && self.is_eligible()
     }
 
-    /// Notes what a probe has heard of it; that answers what traffic has said before.
-    /// Returns whether traffic had spoken.
-    pub fn hear(&mut self, evidence: Evidence, number: u64) -> bool {
-        self.evidence = evidence;
-        self.observed = number;
-        self.failed = None;
-        self.full = None;
-        self.busy_since = None;
-        // What was asked before traffic spoke may have been answered before, too.
-        let is_older = self.quarantined_during.take() == Some(number);
-        !is_older && self.quarantined.take().is_some()
-    }
-
-    /// Notes why a probe has failed.
-    pub fn fail(&mut self, cause: Cause, number: u64, now: Instant) {
-        self.failed = Some(cause);
-        self.full = (cause == Cause::TooManyConnections).then_some(number);
-        let is_busy = matches!(
-            cause,
-            Cause::StartingUp | Cause::ShuttingDown | Cause::TooManyConnections
-        );
-        self.busy_since = is_busy.then(|| self.busy_since.unwrap_or(now));
-    }
-
-    /// The pause between two probes that are urgent: `fast`, and longer the longer it has had no
-    /// time for us. Each try is a line in its log, and a recovery may take an hour.
-    pub fn urgent_pause(&self, fast: Duration, now: Instant) -> Duration {
-        let busy = self.busy_since.map(|at| now.saturating_duration_since(at));
-        let pause = busy.map_or(fast, |busy| fast.max(busy / BUSY_SHARE));
-        pause.min(self.target.cluster.health_check.interval.max(fast))
-    }
-
-    /// It is asked something else from now on: what it said before is no answer to that.
-    pub fn unhear(&mut self) {
-        self.evidence = Evidence::Silent;
-        self.observed = 0;
-        self.quarantined = None;
-    }
-
-    /// What traffic has said of it was not so.
-    pub fn refute(&mut self, now: Instant) {
-        if self.role == Role::Primary {
-            self.refuted = Some(now);
-        }
-    }
-
     /// What a decision about roles has to know of it.
     pub fn candidate(&self) -> Candidate<'_> {
         Candidate {
@@ -317,20 +243,6 @@ impl BackendState {
             is_eligible: self.is_eligible(),
             ejected: self.ejected.map(|ejection| ejection.cause),
         }
-    }
-
-    /// It may not be written to until a probe has asked it; `false` when that was done a
-    /// moment ago: a statement in a read-only transaction fails the same way, and one client
-    /// must not be able to stop all others by it.
-    pub fn quarantine(&mut self, cause: Cause, now: Instant) -> bool {
-        let pause = self.target.cluster.health_check.interval;
-        let refuted = |at| now.saturating_duration_since(at) < pause;
-        if self.role != Role::Primary || self.refuted.is_some_and(refuted) {
-            return false;
-        }
-        self.quarantined = Some(cause);
-        self.quarantined_during = self.flight.map(|flight| flight.number);
-        true
     }
 
     /// Would take new sessions if it were healthy.
@@ -456,6 +368,7 @@ impl BackendState {
         if let Some(transition) = self.tracker.reset(Cause::Started, now.instant) {
             self.changed(transition, now);
         }
+        self.note_suspicion(now.instant);
     }
 
     /// The backend at this moment, as the routing table shows it.
@@ -475,54 +388,5 @@ impl BackendState {
             warming_since: self.warming_since,
             ejected: self.ejected,
         }
-    }
-
-    fn log(&mut self, transition: Transition, now: Instant) {
-        let Some(suppressed) = self.log_budget.admit(now) else {
-            return;
-        };
-        info!(
-            cluster = %self.handle.cluster,
-            backend = %self.handle.name,
-            from = transition.from.as_str(),
-            to = transition.to.as_str(),
-            cause = %transition.cause,
-            after_seconds = transition.after.as_secs_f64(),
-            suppressed,
-            "health changed"
-        );
-    }
-
-    /// That a dead backend's role is unknown needs no line of its own.
-    fn log_role(&mut self, to: Role, cause: Cause, now: Instant) {
-        if to == Role::Unknown {
-            return;
-        }
-        let Some(suppressed) = self.log_budget.admit(now) else {
-            return;
-        };
-        info!(
-            cluster = %self.handle.cluster,
-            backend = %self.handle.name,
-            from = self.role.as_str(),
-            to = to.as_str(),
-            %cause,
-            suppressed,
-            "role changed"
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flapping_backend_does_not_flood_the_log() {
-        let start = Instant::now();
-        let mut budget = LogBudget::default();
-        let admitted = (0..100).filter(|_| budget.admit(start).is_some()).count();
-        assert_eq!(admitted, 20);
-        assert_eq!(budget.admit(start + LOG_WINDOW), Some(80));
     }
 }

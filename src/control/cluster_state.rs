@@ -14,9 +14,11 @@ use crate::cluster::Role;
 use crate::cluster::WantedRole;
 use crate::cluster::takes_new_sessions;
 use crate::config::ClusterConfig;
+use crate::config::Fallback;
 use crate::config::Intent;
 use crate::config::MaxLag;
 use crate::config::Panic;
+use crate::control::backend::BUSY_SHARE;
 use crate::control::backend::BackendState;
 use crate::control::backend::Identity;
 use crate::control::backend::Moment;
@@ -58,6 +60,8 @@ pub struct ClusterState {
     pub changed: bool,
     /// Somebody was eligible when this was last looked at.
     pub served: bool,
+    /// The cluster is served, and a listener has nobody all the same.
+    unserved_since: Option<Instant>,
     /// What the listeners want of it.
     pub intents: Vec<Intent>,
     pub roles: Roles,
@@ -140,6 +144,7 @@ impl ClusterState {
             backends: Vec::new(),
             changed: true,
             served: true,
+            unserved_since: None,
             intents: Vec::new(),
             roles,
             clock: LagClock::default(),
@@ -310,6 +315,37 @@ impl ClusterState {
             .any(|intent| intent.role == WantedRole::Primary);
         let serves = |role| self.backends.iter().any(|state| state.is_eligible_as(role));
         serves(WantedRole::Any) && (!writes || serves(WantedRole::Primary))
+    }
+
+    /// Each listener has somebody to take its sessions, however far behind.
+    pub fn serves_every_listener(&self) -> bool {
+        self.is_served() && self.intents.iter().all(|intent| self.serves(*intent))
+    }
+
+    fn serves(&self, intent: Intent) -> bool {
+        let has = |role| self.backends.iter().any(|state| state.is_eligible_as(role));
+        let falls_back = intent.fallback == Fallback::Primary;
+        has(intent.role) || falls_back && has(WantedRole::Primary)
+    }
+
+    /// Looks for listeners without anybody; whether one of them has just lost its last.
+    pub fn note_unserved(&mut self, now: Instant) -> bool {
+        let is_unserved = self.is_served() && !self.serves_every_listener();
+        let was = self.unserved_since.is_some();
+        self.unserved_since = is_unserved.then(|| self.unserved_since.unwrap_or(now));
+        is_unserved && !was
+    }
+
+    /// The pause between two probes that are not urgent. Who could serve a listener that has nobody
+    /// is asked soon, and less and less often: a replica may stay away for days.
+    pub fn calm_pause(&self, state: &BackendState, now: Instant) -> Duration {
+        let interval = self.config.health_check.interval;
+        let waiting = self.unserved_since.filter(|_| !state.is_eligible());
+        let waited = waiting.map(|since| now.saturating_duration_since(since));
+        waited.map_or(interval, |waited| {
+            let pause = self.fast_interval().max(waited / BUSY_SHARE);
+            pause.min(interval)
+        })
     }
 
     /// Nobody is eligible, but somebody could be.

@@ -3,9 +3,11 @@
 //! Sees no socket and no clock, so that a seeded simulation can run all of it.
 
 mod appoint;
+mod judgement;
 mod membership;
 mod notes;
 mod outliers;
+mod pace;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -14,7 +16,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::debug;
 use tracing::info;
 use tracing::warn;
 
@@ -26,17 +27,10 @@ use crate::cluster::Role;
 use crate::config::Host;
 use crate::control::CommandError;
 use crate::control::backend::BackendState;
-use crate::control::backend::Flight;
 use crate::control::backend::Identity;
 use crate::control::backend::Moment;
 use crate::control::cluster_state::ClusterState;
-use crate::control::core::outliers::is_of_answers;
-use crate::control::evidence::Authority;
 use crate::control::failover::Memory;
-use crate::control::health::Damping;
-use crate::control::health::is_hard;
-use crate::control::health::is_proof;
-use crate::control::probe::Observation;
 use crate::control::probe::Target;
 use crate::control::schedule::Schedule;
 use crate::routing::BackendHandle;
@@ -113,250 +107,10 @@ impl Core {
         state.is_some_and(BackendState::is_checked)
     }
 
-    /// When the next probe is due.
-    pub fn next_due(&mut self) -> Option<Instant> {
-        self.schedule.next()
-    }
-
-    /// Takes the next probe that is due.
-    pub fn start_due(&mut self, now: Instant) -> Option<Order> {
-        while let Some(id) = self.schedule.pop(now) {
-            self.next_probe += 1;
-            let number = self.next_probe;
-            let Some(state) = self.find(id) else {
-                continue;
-            };
-            // One prober per backend.
-            let (None, true, Some(address)) = (state.flight, state.is_checked(), state.address)
-            else {
-                continue;
-            };
-            state.flight = Some(Flight {
-                number,
-                started: now,
-            });
-            state.last_started = Some(now);
-            let check_port = state.target.cluster.health_check.port;
-            let port = check_port.unwrap_or(state.target.backend.port);
-            return Some(Order {
-                id,
-                number,
-                target: Arc::clone(&state.target),
-                address: SocketAddr::new(address, port.get()),
-            });
-        }
-        None
-    }
-
-    /// Folds in what a probe saw; `false` when nobody waits for it any more.
-    pub fn observe(
-        &mut self,
-        id: BackendId,
-        number: u64,
-        observation: Observation,
-        now: Moment,
-    ) -> bool {
-        let Some(state) = self.find(id) else {
-            return false;
-        };
-        let Some(flight) = state.flight.filter(|flight| flight.number == number) else {
-            return false;
-        };
-        state.flight = None;
-        if let Err(cause) = observation.result {
-            let handle = &state.handle;
-            debug!(cluster = %handle.cluster, backend = %handle.name, %cause, "health check failed");
-        }
-        if !matches!(observation.result, Err(Cause::OutOfResources)) {
-            state.handle.count_check(observation.result.is_ok());
-        }
-        let passed = observation.result.is_ok();
-        let reported = state.reported.take();
-        let mut answers_traffic = false;
-        let result = match observation.result {
-            Ok(evidence) => {
-                answers_traffic = state.hear(evidence, number);
-                Ok(())
-            }
-            Err(cause) => {
-                state.fail(cause, number, now.instant);
-                self.note_error(id, cause, now);
-                Err(cause)
-            }
-        };
-        self.judge(id, result, now);
-        self.decide(id, now);
-        self.measure_lag(id, now);
-        if answers_traffic {
-            self.answer_traffic(id, now);
-        }
-        if let Some(cause) = reported {
-            self.suspect(id, cause);
-        }
-        if passed {
-            self.note_pass(id, now);
-        }
-        self.schedule_next(id, flight.started, reported.is_some(), now.instant);
-        true
-    }
-
-    /// A probe has confirmed or refuted what traffic had said.
-    fn answer_traffic(&mut self, id: BackendId, now: Moment) {
-        if let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) {
-            cluster.backends[position].refute(now.instant);
-            // Confirmed, its role stays as it was, but spares its sessions no longer.
-            cluster.changed = true;
-        }
-    }
-
-    /// Turns a result into health.
-    fn judge(&mut self, id: BackendId, result: Result<(), Cause>, now: Moment) {
-        let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
-            return;
-        };
-        let damping = if cluster.is_served() {
-            Damping::Apply
-        } else {
-            Damping::Skip
-        };
-        let state = &mut cluster.backends[position];
-        // A verdict that was under way when maintenance began is not acted on.
-        if state.admin == AdminState::Maintenance {
-            return;
-        }
-        let cause = state.tracker.cause();
-        if let Some(transition) = state.tracker.observe(result, damping, now.instant) {
-            state.changed(transition, now);
-            cluster.changed = true;
-            cluster.judge_outliers(now);
-            self.hurry_when_unserved(id, now.instant);
-        } else if state.tracker.cause() != cause {
-            // People who look for the reason see the present one.
-            cluster.changed = true;
-        }
-    }
-
-    /// Judges the roles in a backend's cluster anew.
-    fn decide(&mut self, id: BackendId, now: Moment) {
-        let Some((cluster, _)) = locate(&self.places, &mut self.clusters, id) else {
-            return;
-        };
-        if !cluster.tells_roles() {
-            return;
-        }
-        let fresh = cluster.decide(self.next_probe, now);
-        let fast = cluster.fast_interval();
-        for state in cluster
-            .backends
-            .iter()
-            .filter(|state| fresh.contains(&state.handle.id))
-        {
-            if state.flight.is_none() {
-                let pause = state.urgent_pause(fast, now.instant);
-                let due = state.last_started.map_or(now.instant, |last| last + pause);
-                self.schedule.pull(state.handle.id, due.max(now.instant));
-            }
-        }
-        self.hurry_when_unserved(id, now.instant);
-    }
-
-    /// What a cluster's authority says from now on; `None`: it is silent.
-    pub fn told(&mut self, cluster: &Name, authority: Option<&Authority>, now: Moment) {
-        let Some(state) = self.clusters.get_mut(cluster) else {
-            return;
-        };
-        state.roles.hear(authority.cloned());
-        if let Some(first) = state.backends.first().map(|state| state.handle.id) {
-            self.decide(first, now);
-        }
-    }
-
     /// A cluster's authority has to be asked fast.
     pub fn needs_authority(&self, cluster: &Name, now: Instant) -> bool {
         let cluster = self.clusters.get(cluster);
         cluster.is_some_and(|cluster| cluster.needs_authority(now))
-    }
-
-    fn measure_lag(&mut self, id: BackendId, now: Moment) {
-        if let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id)
-            && cluster.tells_roles()
-        {
-            cluster.measure_lag(position, now);
-        }
-    }
-
-    fn suspect(&mut self, id: BackendId, cause: Cause) {
-        if let Some(state) = self.find(id) {
-            state.tracker.suspect(cause);
-        }
-    }
-
-    fn schedule_next(&mut self, id: BackendId, started: Instant, at_once: bool, now: Instant) {
-        // ±10 %, so that the probes of many backends and instances drift apart.
-        let jitter = 0.9 + 0.2 * self.random.f64();
-        let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
-            return;
-        };
-        let fast = cluster.fast_interval();
-        let unserved = cluster.wants_somebody();
-        let interval = cluster.config.health_check.interval;
-        let state = &mut cluster.backends[position];
-        // Nobody puts a password right within milliseconds, and each try fills a log.
-        let refused = state.failed == Some(Cause::LoginFailed);
-        let urgent = (unserved && !refused) || at_once || state.tracker.is_suspected();
-        let pause = match urgent {
-            true => state.urgent_pause(fast, now),
-            false => interval,
-        };
-        let due = started + pause.mul_f64(jitter);
-        self.schedule.set(id, due.max(now));
-    }
-
-    fn hurry_when_unserved(&mut self, id: BackendId, now: Instant) {
-        if let Some((cluster, _)) = locate(&self.places, &mut self.clusters, id) {
-            hurry(cluster, &mut self.schedule, &mut self.random, now);
-        }
-    }
-
-    /// Evidence from a session: asks for a probe at once, at most one per fast interval. What
-    /// answers say is judged by itself.
-    pub fn report(&mut self, id: BackendId, cause: Cause, now: Moment) {
-        if is_of_answers(cause) {
-            self.judge_outliers_of(id, now);
-            return;
-        }
-        let Some((cluster, position)) = locate(&self.places, &mut self.clusters, id) else {
-            return;
-        };
-        let fast = cluster.fast_interval();
-        let state = &mut cluster.backends[position];
-        if !state.is_checked() {
-            return;
-        }
-        state.tracker.suspect(cause);
-        let name = Arc::clone(&state.handle.name);
-        cluster
-            .watch
-            .failed(&cluster.config.name, &name, cause, now);
-        let state = &mut cluster.backends[position];
-        if is_proof(cause) && state.quarantine(cause, now.instant) {
-            self.decide(id, now);
-        }
-        let Some(state) = self.find(id) else {
-            return;
-        };
-        if state.flight.is_some() {
-            // Hard evidence is not overwritten by soft.
-            if !state.reported.is_some_and(is_hard) {
-                state.reported = Some(cause);
-            }
-            return;
-        }
-        let pause = state.urgent_pause(fast, now.instant);
-        let due = state
-            .last_started
-            .map_or(now.instant, |started| started + pause);
-        self.schedule.pull(id, due.max(now.instant));
     }
 
     /// Sets the admin state of one backend.
@@ -401,6 +155,7 @@ impl Core {
             if let Some(transition) = transition {
                 found.changed(transition, now);
             }
+            found.note_suspicion(now.instant);
             self.schedule.pull(id, now.instant);
         }
         self.decide(id, now);
@@ -431,31 +186,6 @@ impl Core {
     fn find(&mut self, id: BackendId) -> Option<&mut BackendState> {
         let (cluster, position) = locate(&self.places, &mut self.clusters, id)?;
         cluster.backends.get_mut(position)
-    }
-}
-
-/// The last eligible backend is gone: ask all of them, fast.
-fn hurry(
-    cluster: &mut ClusterState,
-    schedule: &mut Schedule<BackendId>,
-    random: &mut fastrand::Rng,
-    now: Instant,
-) {
-    let served = cluster.is_served();
-    let lost = std::mem::replace(&mut cluster.served, served) && !served;
-    if !lost {
-        return;
-    }
-    let fast = cluster.fast_interval();
-    for state in &cluster.backends {
-        // Before its first verdict the first probe is on its way.
-        let (Some(started), None, true) = (state.last_started, state.flight, state.is_checked())
-        else {
-            continue;
-        };
-        let pause = state.urgent_pause(fast, now);
-        let due = started + pause.mul_f64(0.9 + 0.2 * random.f64());
-        schedule.pull(state.handle.id, due.max(now));
     }
 }
 

@@ -20,6 +20,7 @@ mod relay;
 mod route;
 mod seek;
 mod session;
+mod shared;
 mod transport;
 mod witness;
 mod worker;
@@ -32,7 +33,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -42,48 +42,25 @@ use crate::config::Config;
 use crate::config::ListenerConfig;
 use crate::metrics::Metrics;
 use crate::net;
-pub use crate::proxy::http::AccessLogs;
 use crate::proxy::in_force::InForce;
 use crate::proxy::in_force::SharedInForce;
 use crate::proxy::listener::BoundListener;
 use crate::proxy::listener::ClosingListener;
 use crate::proxy::listener::RunningListener;
 use crate::proxy::listener::Successor;
-use crate::proxy::postgres::CancelKeys;
-use crate::proxy::postgres::DoorRefusals;
-use crate::proxy::worker::Worker;
 use crate::proxy::worker::WorkerThread;
 use crate::report::Reporter;
 use crate::report::SessionView;
 use crate::routing::SharedTable;
 use crate::throttle::CauseLimits;
 
-/// A worker keeps its own connection unless another has this share less: at
-/// few sessions the spread is exact, at many a handover is not worth its cost.
-const IMBALANCE_SHARE: usize = 16;
+pub use crate::proxy::http::AccessLogs;
+pub use crate::proxy::shared::Shared;
+
 /// How long the end of the process waits for the last lines of each access log.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a drain looks whether the last session is gone.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
-
-/// What every session and listener needs.
-#[derive(Debug)]
-pub struct Shared {
-    pub table: SharedTable,
-    pub reporter: Reporter,
-    pub metrics: Arc<Metrics>,
-    pub access_logs: Arc<AccessLogs>,
-    pub accept_warnings: CauseLimits,
-    pub refusal_warnings: CauseLimits,
-    pub dial_warnings: CauseLimits,
-    listeners_in_force: SharedInForce,
-    pub cancel_keys: Arc<CancelKeys>,
-    pub door_refusals: Arc<DoorRefusals>,
-    workers: Vec<Arc<Worker>>,
-    started: Instant,
-    active: AtomicUsize,
-    last_session_id: AtomicU64,
-}
 
 /// The running data plane. Dropping it ends every session.
 #[derive(Debug)]
@@ -109,44 +86,6 @@ pub struct BindError {
     pub listener: Name,
     pub address: SocketAddr,
     pub error: io::Error,
-}
-
-impl Shared {
-    /// Client connections of the whole process.
-    pub fn active(&self) -> usize {
-        self.active.load(Ordering::Acquire)
-    }
-
-    /// Time since the data plane was started.
-    fn uptime(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    fn open(&self) {
-        self.active.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn close(&self) {
-        self.active.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    fn next_session_id(&self) -> u64 {
-        self.last_session_id.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// The worker for a new connection: the one with the fewest sessions, or `home`
-    /// when it has hardly more than that.
-    fn least_loaded(&self, home: &Arc<Worker>) -> Arc<Worker> {
-        let fewest = self.workers.iter().min_by_key(|worker| worker.sessions());
-        match fewest {
-            Some(fewest) if !is_near(home.sessions(), fewest.sessions()) => Arc::clone(fewest),
-            _ => Arc::clone(home),
-        }
-    }
-}
-
-fn is_near(own: usize, fewest: usize) -> bool {
-    own <= fewest + fewest / IMBALANCE_SHARE
 }
 
 impl Proxy {
@@ -398,19 +337,5 @@ impl Proxy {
             thread.join();
         }
         self.shared.access_logs.flush(FLUSH_TIMEOUT);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_sessions_are_spread_exactly_and_many_nearly() {
-        assert!(is_near(0, 0));
-        assert!(!is_near(1, 0));
-        assert!(!is_near(6, 5));
-        assert!(is_near(1050, 1000));
-        assert!(!is_near(1100, 1000));
     }
 }

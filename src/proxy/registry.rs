@@ -4,6 +4,9 @@
 //! second and after every published table, and looks at the *current* fate of
 //! each session's backend, whatever table the session started under.
 
+mod orders;
+mod sweep;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -14,8 +17,6 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::task::Context;
-use std::task::Poll;
 use std::task::Waker;
 use std::time::Duration;
 use std::time::Instant;
@@ -113,12 +114,6 @@ const PARK: u8 = 8;
 const PARKED: u8 = 16;
 /// A request has begun, or its answer has ended, since the last sweep.
 const ACTIVE: u8 = 32;
-/// Between requests, after this nothing but the socket is kept.
-const PARK_AFTER: Duration = Duration::from_secs(1);
-/// An answer that pauses longer than this is more likely to be complete.
-const BUSY: Duration = Duration::from_secs(1);
-/// Most short sessions are over by then; keepalive looks far later.
-const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
 impl SessionCell {
     pub fn new(
@@ -223,20 +218,6 @@ impl SessionCell {
         backend.record_latency(now.saturating_duration_since(sent), now);
     }
 
-    /// Ends the session at its next poll. The first cause stays.
-    pub fn sever(&self, cause: Cause) {
-        let mut control = self.lock();
-        self.sever_locked(&mut control, cause);
-    }
-
-    fn sever_locked(&self, control: &mut Control, cause: Cause) {
-        control.sever.get_or_insert(cause);
-        self.signals.fetch_or(SEVER, Ordering::AcqRel);
-        if let Some(waker) = control.waker.take() {
-            waker.wake();
-        }
-    }
-
     /// Notes what the protocol tells; written by this session only.
     pub fn set_transaction(&self, transaction: Transaction) {
         self.transaction.store(transaction as u8, Ordering::Relaxed);
@@ -270,83 +251,6 @@ impl SessionCell {
         };
     }
 
-    /// Asks the session to end with its present transaction, if its protocol tells.
-    pub fn finish(&self, cause: Cause) {
-        self.lock().finish.get_or_insert(cause);
-    }
-
-    /// The same where requests follow each other: a client that rests between two of them loses
-    /// nothing. A database session may hold temporary tables and the like: it keeps its time.
-    pub fn finish_requests(&self, cause: Cause) {
-        if self.keep_alive_ms.load(Ordering::Relaxed) > 0 {
-            self.finish(cause);
-        }
-    }
-
-    /// Takes [`Self::finish`] of `cause` back.
-    pub fn go_on(&self, cause: Cause) {
-        let mut control = self.lock();
-        if control.finish == Some(cause) {
-            control.finish = None;
-        }
-    }
-
-    /// As [`Self::finish`], from that time on, and not between two requests that follow closely:
-    /// the answer to the second can announce the end.
-    pub fn finish_at(&self, at: Instant, cause: Cause) {
-        let mut control = self.lock();
-        let requests = control.requests.get_or_insert_default();
-        requests.finish_at.get_or_insert((at, cause));
-    }
-
-    /// Gives a client that takes nothing more of its answer until then; `None`: it does.
-    pub fn set_stalled_until(&self, deadline: Option<Instant>) {
-        let mut control = self.lock();
-        control.requests.get_or_insert_default().stalled_until = deadline;
-    }
-
-    /// Gives the session until `deadline`. The first cause stays, apart from an opening's, which
-    /// is taken back when that is whole.
-    pub fn set_deadline(&self, deadline: Instant, cause: Cause) {
-        let mut control = self.lock();
-        if matches!(control.deadline, None | Some((_, Cause::HandshakeTimeout))) {
-            control.deadline = Some((deadline, cause));
-        }
-    }
-
-    /// Takes the deadline of `cause` back.
-    pub fn clear_deadline(&self, cause: Cause) {
-        let mut control = self.lock();
-        if control.deadline.is_some_and(|(_, known)| known == cause) {
-            control.deadline = None;
-        }
-    }
-
-    /// The client has begun to say something that is not passed on before it is whole.
-    pub fn begin_opening(&self, now: Instant) {
-        let timeout = Duration::from_millis(self.handshake_timeout_ms.into());
-        let deadline = (now + timeout, Cause::HandshakeTimeout);
-        self.lock().deadline.get_or_insert(deadline);
-    }
-
-    /// It is whole.
-    pub fn end_opening(&self) {
-        self.clear_deadline(Cause::HandshakeTimeout);
-    }
-
-    /// Whether there is anything to look at: [`Self::severed`] or [`Self::take_settled`].
-    pub fn has_signal(&self) -> bool {
-        self.signals.load(Ordering::Acquire) & (SEVER | SETTLED) != 0
-    }
-
-    /// Why the session must end with its present transaction, if it must.
-    pub fn grace(&self) -> Option<Cause> {
-        if self.signals.load(Ordering::Acquire) & GRACE == 0 {
-            return None;
-        }
-        self.lock().grace
-    }
-
     /// Whether the session has just turned out to last; true once.
     pub fn take_settled(&self) -> bool {
         self.signals.fetch_and(!SETTLED, Ordering::AcqRel) & SETTLED != 0
@@ -355,169 +259,6 @@ impl SessionCell {
     /// Whether it has turned out to last.
     pub fn is_settled(&self) -> bool {
         self.lock().settled
-    }
-
-    fn is_severed(&self) -> bool {
-        self.signals.load(Ordering::Acquire) & SEVER != 0
-    }
-
-    /// Why the session must end, if it must; otherwise the task is woken when it must.
-    pub fn severed(&self, cx: &mut Context<'_>) -> Option<Cause> {
-        if !self.is_severed() {
-            // A task's waker is the same at every poll of the same session, but the
-            // handshake phases run under wakers of their own.
-            let mut control = self.lock();
-            if control.sever.is_none() {
-                let known = control
-                    .waker
-                    .as_ref()
-                    .is_some_and(|waker| waker.will_wake(cx.waker()));
-                if !known {
-                    control.waker = Some(cx.waker().clone());
-                }
-                return None;
-            }
-        }
-        self.lock().sever
-    }
-
-    /// As [`Self::severed`], without a wake-up.
-    pub fn severed_cause(&self) -> Option<Cause> {
-        if !self.is_severed() {
-            return None;
-        }
-        self.lock().sever
-    }
-
-    /// Resolves when the session must end.
-    pub async fn until_severed(&self) -> Cause {
-        std::future::poll_fn(|cx| match self.severed(cx) {
-            Some(cause) => Poll::Ready(cause),
-            None => Poll::Pending,
-        })
-        .await
-    }
-
-    /// Looks at deadlines, the backend's fate and idleness; counts the bytes so far.
-    fn sweep(&self, now: Instant) {
-        let mut control = self.lock();
-        let has_moved = self.count(&mut control);
-        if self.is_active(has_moved) {
-            control.last_active = now;
-        }
-        if !control.settled && now.saturating_duration_since(self.started) >= SETTLE_AFTER {
-            control.settled = true;
-            self.signals.fetch_or(SETTLED, Ordering::AcqRel);
-            if let Some(waker) = &control.waker {
-                waker.wake_by_ref();
-            }
-        }
-        let fate = control
-            .backend
-            .as_ref()
-            .map(|backend| backend.fate(self.intent));
-        let idle = now.saturating_duration_since(control.last_active);
-        let requests = control.requests.as_deref();
-        let stalled_until = requests.and_then(|requests| requests.stalled_until);
-        if let Some((at, cause)) = requests.and_then(|requests| requests.finish_at)
-            && at <= now
-            && idle >= BUSY
-        {
-            control.finish.get_or_insert(cause);
-        }
-        self.set_grace(&mut control, fate);
-        let cause = match (fate, control.deadline) {
-            (Some(Fate::Sever { cause }), _) => cause,
-            (Some(Fate::Drain { deadline, cause } | Fate::Grace { deadline, cause }), _)
-                if deadline <= now =>
-            {
-                cause
-            }
-            _ if self.is_between_transactions() && control.grace.is_some() => {
-                control.grace.unwrap_or(Cause::Shutdown)
-            }
-            (_, Some((deadline, cause))) if deadline <= now => cause,
-            _ if stalled_until.is_some_and(|until| until <= now) => Cause::BodyTimeout,
-            _ if self.is_idle_for_too_long(idle) => Cause::IdleTimeout,
-            _ => {
-                self.ask_to_park(&control, idle);
-                return;
-            }
-        };
-        self.sever_locked(&mut control, cause);
-    }
-
-    /// Where requests are known, bytes between them keep nothing alive: they may be the pings of
-    /// an HTTP/2 connection.
-    fn is_active(&self, has_moved: bool) -> bool {
-        let was_used = self.signals.fetch_and(!ACTIVE, Ordering::AcqRel) & ACTIVE != 0;
-        let knows_requests = self.keep_alive_ms.load(Ordering::Relaxed) != 0;
-        was_used || has_moved && !(knows_requests && self.is_between_transactions())
-    }
-
-    fn is_idle_for_too_long(&self, idle: Duration) -> bool {
-        if self.phase() != Phase::Relay {
-            return false;
-        }
-        match self.keep_alive_ms.load(Ordering::Relaxed) {
-            0 => !self.idle_timeout.is_zero() && idle >= self.idle_timeout,
-            // A request may take as long as it takes.
-            millis => {
-                self.is_between_transactions() && idle >= Duration::from_millis(millis.into())
-            }
-        }
-    }
-
-    fn ask_to_park(&self, control: &Control, idle: Duration) {
-        let may_park = self.keep_alive_ms.load(Ordering::Relaxed) != 0
-            && self.is_between_transactions()
-            && idle >= PARK_AFTER
-            && self.signals.load(Ordering::Acquire) & (PARK | PARKED) == 0;
-        if may_park {
-            self.signals.fetch_or(PARK, Ordering::AcqRel);
-            if let Some(waker) = &control.waker {
-                waker.wake_by_ref();
-            }
-        }
-    }
-
-    fn set_grace(&self, control: &mut Control, fate: Option<Fate>) {
-        let grace = match fate {
-            Some(Fate::Grace { cause, .. }) => Some(cause),
-            _ => control.finish,
-        };
-        if control.grace == grace {
-            return;
-        }
-        control.grace = grace;
-        match grace {
-            Some(_) => self.signals.fetch_or(GRACE, Ordering::AcqRel),
-            None => self.signals.fetch_and(!GRACE, Ordering::AcqRel),
-        };
-    }
-
-    /// Adds new bytes to the listener's and the backend's counters; true if there were any.
-    fn count(&self, control: &mut Control) -> bool {
-        let received = self.received_bytes() - control.counted_received;
-        let sent = self.sent_bytes() - control.counted_sent;
-        if received == 0 && sent == 0 {
-            return false;
-        }
-        control.counted_received += received;
-        control.counted_sent += sent;
-        self.listener.count_bytes(received, sent);
-        if let Some(backend) = &control.backend {
-            backend.count_bytes(sent, received);
-        }
-        true
-    }
-
-    /// Whether bytes moved a moment ago: an answer may be half delivered.
-    pub fn is_busy(&self) -> bool {
-        let control = self.lock();
-        let moved = self.received_bytes() + self.sent_bytes();
-        let swept = control.counted_received + control.counted_sent;
-        moved != swept || control.last_active.elapsed() < BUSY
     }
 
     fn view(&self, now: Instant) -> SessionView {

@@ -3,12 +3,18 @@
 //! Everything before the relay runs in a boxed future that is dropped before
 //! bytes flow, so that an idle session owns little more than its two sockets.
 
+mod account;
+
+use crate::proxy::session::account::Registration;
+use crate::proxy::session::account::finish;
+use crate::proxy::session::account::note_refusal;
+use crate::proxy::session::account::report_early_close;
+use crate::proxy::session::account::tally;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use crate::cluster::Cause;
 use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
@@ -36,8 +42,6 @@ use crate::proxy::relay::Relay;
 use crate::proxy::relay::Untouched;
 use crate::proxy::route;
 use crate::proxy::worker::Worker;
-use crate::report::Report;
-use crate::routing::Tally;
 
 /// How a session goes on once it is open.
 #[expect(
@@ -53,14 +57,6 @@ enum Opened {
 struct Established {
     relay: Relay,
     place: Place,
-}
-
-/// Takes everything back that was counted, however the session ends.
-struct Registration {
-    shared: Arc<Shared>,
-    worker: Arc<Worker>,
-    cell: Arc<SessionCell>,
-    key: usize,
 }
 
 /// Runs a session on a worker; callable from any thread.
@@ -106,22 +102,6 @@ async fn serve(client: Box<HttpClient>, registration: Registration) {
     } = &registration;
     let end = http::serve(*client, shared, worker, cell).await;
     finish(&registration, end);
-}
-
-/// Counts and logs the end of a session.
-fn finish(registration: &Registration, end: SessionEnd) {
-    let Registration { shared, cell, .. } = registration;
-    shared.metrics.count_session_end(end);
-    tracing::debug!(
-        session = cell.id,
-        listener = %cell.listener.name,
-        side = end.side.as_str(),
-        phase = end.phase.as_str(),
-        cause = end.cause.as_str(),
-        received_bytes = cell.received_bytes(),
-        sent_bytes = cell.sent_bytes(),
-        "session ended"
-    );
 }
 
 /// The same client with another backend.
@@ -317,93 +297,6 @@ impl Established {
             .record_session_duration(&cluster.name, lasted);
         tally(&cluster.tally, end);
         None
-    }
-}
-
-/// Counts what an incident costs.
-fn tally(tally: &Tally, end: SessionEnd) {
-    match (end.side, end.cause) {
-        (
-            Side::Proxy,
-            Cause::BackendDead
-            | Cause::BackendDemoted
-            | Cause::BackendFenced
-            | Cause::BackendLagging
-            | Cause::BackendDrained
-            | Cause::BackendRemoved,
-        ) => tally.count_severed(),
-        (Side::Backend, _) => tally.count_lost(),
-        _ => {}
-    }
-}
-
-/// A backend that ends a session before its first byte may be failing.
-fn report_early_close(shared: &Shared, cell: &SessionCell, end: SessionEnd) {
-    let early = end.side == Side::Backend && cell.sent_bytes() == 0;
-    let cause = match end.cause {
-        Cause::Closed | Cause::Reset if early => Cause::EarlyClose,
-        Cause::Reset if end.side == Side::Backend => Cause::Reset,
-        _ => return,
-    };
-    if let Some(backend) = cell.backend() {
-        shared.reporter.send(Report {
-            backend: backend.id,
-            cause,
-        });
-    }
-}
-
-/// Counts and logs a session that ended before bytes flowed.
-fn note_refusal(registration: &Registration, end: SessionEnd) {
-    let Registration { shared, cell, .. } = registration;
-    cell.listener.count_rejected(end.cause);
-    // A client that goes away, or was never one, is not worth an operator's attention …
-    let went_away = matches!(end.cause, Cause::Closed | Cause::Reset);
-    if end.side == Side::Client && went_away || end.cause == Cause::CancelForwarded {
-        return;
-    }
-    if let Some(admitted) = shared.refusal_warnings.admit(end.cause, Instant::now()) {
-        // … but whoever is turned away is.
-        tracing::warn!(
-            session = cell.id,
-            listener = %cell.listener.name,
-            phase = end.phase.as_str(),
-            cause = end.cause.as_str(),
-            suppressed = admitted.suppressed,
-            "client refused"
-        );
-    }
-}
-
-impl Registration {
-    fn new(accepted: &Accepted, shared: Arc<Shared>, worker: Arc<Worker>) -> Self {
-        let cell = Arc::new(SessionCell::new(
-            shared.next_session_id(),
-            Arc::clone(&accepted.entry.handle),
-            accepted.entry.config.bind,
-            accepted.entry.config.intent,
-            accepted.entry.config.idle_timeout,
-            accepted.entry.config.handshake_timeout,
-            Instant::now(),
-        ));
-        cell.set_client(accepted.peer);
-        let key = worker.registry.insert(Arc::clone(&cell));
-        shared.listeners_in_force.judge_newcomer(&cell);
-        Self {
-            shared,
-            worker,
-            cell,
-            key,
-        }
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.worker.registry.remove(self.key);
-        self.worker.release();
-        self.cell.listener.close();
-        self.shared.close();
     }
 }
 #[cfg(test)]

@@ -122,11 +122,18 @@ impl Group {
         request: &PickRequest<'_>,
         slow_start: Duration,
     ) -> Option<usize> {
-        let view = GroupView {
+        let mut view = GroupView {
             places: &self.places,
             request,
             slow_start,
+            takes_suspects: false,
         };
+        let chosen = self.balancer.pick(key, cursor, random, &view);
+        if chosen.is_some() || !self.places.iter().any(|it| it.handle.is_suspected()) {
+            return chosen;
+        }
+        // Perhaps it lives, and there is nobody else.
+        view.takes_suspects = true;
         self.balancer.pick(key, cursor, random, &view)
     }
 }
@@ -143,6 +150,7 @@ struct GroupView<'a> {
     places: &'a [Place],
     request: &'a PickRequest<'a>,
     slow_start: Duration,
+    takes_suspects: bool,
 }
 
 impl View for GroupView<'_> {
@@ -160,7 +168,8 @@ impl View for GroupView<'_> {
             Some(max) => place.handle.active() < max.get(),
             None => true,
         };
-        has_room && !place.was_tried(self.request)
+        let is_shunned = !self.takes_suspects && place.handle.is_suspected();
+        has_room && !is_shunned && !place.was_tried(self.request)
     }
 
     fn warmth(&self, member: usize) -> f64 {

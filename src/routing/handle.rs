@@ -1,14 +1,18 @@
 //! Live handles: counters and the current fate of backends, clusters and
 //! listeners. They outlive every table and survive reloads.
 
+mod cluster;
+mod listener;
+mod totals;
+
+use crate::routing::handle::totals::CONNECT_ERROR_CAUSES;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -16,23 +20,20 @@ use std::time::Instant;
 use crate::cluster::BackendId;
 use crate::cluster::Cause;
 use crate::cluster::Name;
-use crate::cluster::WantedRole;
 use crate::config::Intent;
-use crate::routing::budget::RetryBudget;
 use crate::routing::fate::Fate;
 use crate::routing::fate::Fates;
+use crate::routing::handle::totals::Totals;
 use crate::routing::http_tally::BackendHttp;
-use crate::routing::http_tally::ClusterHttp;
-use crate::routing::http_tally::ListenerHttp;
 use crate::routing::lag::Lag;
 use crate::routing::latency::PeakEwma;
 use crate::routing::outcome::Answer;
 use crate::routing::outcome::Outcome;
 use crate::routing::outcome::Outcomes;
-use crate::routing::quantile::Quantiles;
-use crate::routing::room::WaitingRoom;
 use crate::routing::tally::Mark;
-use crate::routing::tally::Tally;
+
+pub use cluster::ClusterHandle;
+pub use listener::ListenerHandle;
 
 /// One backend as the data plane sees it for the whole life of its sessions.
 #[derive(Debug)]
@@ -42,70 +43,12 @@ pub struct BackendHandle {
     pub name: Name,
     fates: Mutex<Fates>,
     lag: Lag,
+    suspected: AtomicBool,
     active: AtomicU32,
     totals: Arc<Totals>,
     latency: PeakEwma,
     first_answer: Mark,
     outcomes: Outcomes,
-}
-
-/// What only grows. It belongs to the backend's name: one that moves to another
-/// address counts on, and so do the sessions that it left behind.
-#[derive(Debug)]
-struct Totals {
-    connected: AtomicU64,
-    /// Bytes from the backend.
-    received: AtomicU64,
-    /// Bytes to the backend.
-    sent: AtomicU64,
-    connect_errors: Vec<(Cause, AtomicU64)>,
-    checks_passed: AtomicU64,
-    checks_failed: AtomicU64,
-    http: BackendHttp,
-    ejections: Vec<(Cause, AtomicU64)>,
-}
-
-/// Reasons under which a failed connect is counted.
-pub const CONNECT_ERROR_CAUSES: [Cause; 11] = [
-    Cause::ConnectRefused,
-    Cause::ConnectTimeout,
-    Cause::Unreachable,
-    Cause::Reset,
-    Cause::TlsFailed,
-    Cause::EarlyClose,
-    Cause::StartingUp,
-    Cause::ShuttingDown,
-    Cause::TooManyConnections,
-    Cause::OutOfResources,
-    Cause::IoError,
-];
-
-/// Why a backend is ejected.
-pub const EJECTION_CAUSES: [Cause; 5] = [
-    Cause::ServerErrors,
-    Cause::GatewayErrors,
-    Cause::SuccessRate,
-    Cause::SlowAnswers,
-    Cause::RetryAfter,
-];
-
-impl Default for Totals {
-    fn default() -> Self {
-        Self {
-            connected: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            connect_errors: CONNECT_ERROR_CAUSES
-                .map(|cause| (cause, AtomicU64::new(0)))
-                .into(),
-            checks_passed: AtomicU64::new(0),
-            checks_failed: AtomicU64::new(0),
-            http: BackendHttp::default(),
-            ejections: EJECTION_CAUSES
-                .map(|cause| (cause, AtomicU64::new(0)))
-                .into(),
-        }
-    }
 }
 
 impl BackendHandle {
@@ -116,6 +59,7 @@ impl BackendHandle {
             name,
             fates: Mutex::default(),
             lag: Lag::default(),
+            suspected: AtomicBool::new(false),
             active: AtomicU32::new(0),
             totals: Arc::default(),
             latency: PeakEwma::default(),
@@ -159,6 +103,16 @@ impl BackendHandle {
     /// How far it is behind its primary, for people.
     pub fn lag(&self) -> &Lag {
         &self.lag
+    }
+
+    /// Control plane only: somebody was told no, and a probe that asks it is on its way.
+    pub fn set_suspected(&self, suspected: bool) {
+        self.suspected.store(suspected, Ordering::Relaxed);
+    }
+
+    /// A new session had better go elsewhere for the moment, if there is somebody.
+    pub fn is_suspected(&self) -> bool {
+        self.suspected.load(Ordering::Relaxed)
     }
 
     /// When it answered a session for the first time since this was armed.
@@ -296,203 +250,6 @@ impl ConnectionGuard {
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// One cluster's live state: its waiting rooms and the balancer's cursor.
-#[derive(Debug)]
-pub struct ClusterHandle {
-    pub name: Name,
-    /// For an eligible backend. By intent: sessions that may be served by nobody must not
-    /// be let go again and again because others of their role may.
-    holds: Mutex<Vec<(Intent, Arc<WaitingRoom>)>>,
-    /// For a place on a full backend. In the order of [`WantedRole::ALL`]: writes may have
-    /// to wait while reads need not.
-    queues: [Arc<WaitingRoom>; WantedRole::ALL.len()],
-    /// Where round robin goes on after a table was replaced.
-    pub cursor: AtomicU64,
-    pub tally: Tally,
-    /// Of its HTTP requests.
-    pub retries: RetryBudget,
-    /// How long its reads take; measured where they are hedged.
-    pub reads: Quantiles,
-    /// What only HTTP counts.
-    pub http: ClusterHttp,
-}
-
-impl ClusterHandle {
-    pub fn new(name: Name) -> Self {
-        Self {
-            name,
-            holds: Mutex::default(),
-            queues: Default::default(),
-            cursor: AtomicU64::new(0),
-            tally: Tally::default(),
-            retries: RetryBudget::default(),
-            reads: Quantiles::default(),
-            http: ClusterHttp::default(),
-        }
-    }
-
-    /// Where sessions of this intent wait for an eligible backend.
-    pub fn hold(&self, intent: Intent) -> Arc<WaitingRoom> {
-        let mut holds = self.lock_holds();
-        let known = holds.iter().find(|(known, _)| *known == intent);
-        match known {
-            Some((_, room)) => Arc::clone(room),
-            // Of a listener that has been changed: closed until the next table.
-            None => {
-                let room = Arc::<WaitingRoom>::default();
-                holds.push((intent, Arc::clone(&room)));
-                room
-            }
-        }
-    }
-
-    /// Control plane only, before the table with these intents is published. Rooms of
-    /// others are kept while somebody waits there.
-    pub fn prepare_holds(&self, intents: &[Intent]) {
-        for intent in intents {
-            self.hold(*intent);
-        }
-        self.lock_holds()
-            .retain(|(intent, room)| intents.contains(intent) || Arc::strong_count(room) > 1);
-    }
-
-    /// All rooms in which somebody may wait for an eligible backend.
-    pub fn holds(&self) -> Vec<(Intent, Arc<WaitingRoom>)> {
-        self.lock_holds().clone()
-    }
-
-    fn lock_holds(&self) -> MutexGuard<'_, Vec<(Intent, Arc<WaitingRoom>)>> {
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where sessions that want this role wait for a place on a full backend.
-    pub fn queue(&self, role: WantedRole) -> &Arc<WaitingRoom> {
-        &self.queues[role as usize]
-    }
-
-    /// A place on a backend is free: somebody of each wanted role may try for it.
-    pub fn release_queued(&self) {
-        for queue in &self.queues {
-            queue.release_one();
-        }
-    }
-
-    /// Nothing will ever come: everyone is let go, to be refused.
-    pub fn dissolve(&self) {
-        let holds = self.holds();
-        let holds = holds.iter().map(|(_, room)| room);
-        for room in holds.chain(&self.queues) {
-            room.open(usize::MAX);
-        }
-    }
-
-    /// Sessions that wait for an eligible backend.
-    pub fn held(&self) -> usize {
-        self.holds().iter().map(|(_, room)| room.len()).sum()
-    }
-
-    /// Sessions that wait for a place on a full backend.
-    pub fn queued(&self) -> usize {
-        self.queues.iter().map(|room| room.len()).sum()
-    }
-}
-
-/// One listener's live counters.
-#[derive(Debug)]
-pub struct ListenerHandle {
-    pub name: Name,
-    active: AtomicUsize,
-    accepted: AtomicU64,
-    received: AtomicU64,
-    sent: AtomicU64,
-    rejected: Vec<(Cause, AtomicU64)>,
-    /// What only HTTP counts.
-    pub http: ListenerHttp,
-}
-
-/// Reasons under which a connection is counted as rejected.
-pub const REJECT_CAUSES: [Cause; 20] = [
-    Cause::Denied,
-    Cause::ListenerFull,
-    Cause::ProcessFull,
-    Cause::BadProxyHeader,
-    Cause::BadProtocol,
-    Cause::HandshakeTimeout,
-    Cause::TlsFailed,
-    Cause::NoRoute,
-    Cause::HoldTimeout,
-    Cause::HoldFull,
-    Cause::QueueTimeout,
-    Cause::QueueFull,
-    Cause::ConnectRefused,
-    Cause::ConnectTimeout,
-    Cause::Unreachable,
-    Cause::EarlyClose,
-    Cause::StartingUp,
-    Cause::ShuttingDown,
-    Cause::CancelUnknown,
-    Cause::OutOfResources,
-];
-
-impl ListenerHandle {
-    pub fn new(name: Name) -> Self {
-        Self {
-            name,
-            active: AtomicUsize::new(0),
-            accepted: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            rejected: REJECT_CAUSES.map(|cause| (cause, AtomicU64::new(0))).into(),
-            http: ListenerHttp::default(),
-        }
-    }
-
-    /// Counts a connection in; returns how many there are now.
-    pub fn open(&self) -> usize {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.active.fetch_add(1, Ordering::AcqRel) + 1
-    }
-
-    pub fn close(&self) {
-        self.active.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    pub fn active(&self) -> usize {
-        self.active.load(Ordering::Acquire)
-    }
-
-    pub fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
-    }
-
-    /// Counts a refused connection when `cause` is one that a client can be refused for.
-    pub fn count_rejected(&self, cause: Cause) {
-        if let Some((_, counter)) = self.rejected.iter().find(|(known, _)| *known == cause) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub fn rejected(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
-        self.rejected
-            .iter()
-            .map(|(cause, count)| (*cause, count.load(Ordering::Relaxed)))
-    }
-
-    /// `received` came from clients, `sent` went to clients.
-    pub fn count_bytes(&self, received: u64, sent: u64) {
-        self.received.fetch_add(received, Ordering::Relaxed);
-        self.sent.fetch_add(sent, Ordering::Relaxed);
-    }
-
-    pub fn received_bytes(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    pub fn sent_bytes(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
     }
 }
 

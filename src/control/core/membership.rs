@@ -22,7 +22,7 @@ use crate::control::backend::Moment;
 use crate::control::cluster_state::ClusterState;
 use crate::control::cluster_state::spacing;
 use crate::control::core::Core;
-use crate::control::core::hurry;
+use crate::control::core::pace::hurry;
 use crate::control::failover::Memory;
 use crate::control::health::Rules;
 use crate::control::probe::Target;

@@ -1,5 +1,6 @@
 //! The core, driven by hand and by a seeded simulation.
 
+use crate::control::probe::Observation;
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ use crate::control::fixtures::cluster;
 use crate::control::fixtures::config;
 use crate::control::state_dir::StateDir;
 use crate::tls::TlsMaterial;
+use std::time::Duration;
 use tokio::task::LocalSet;
 
 fn plane(backends: &[&str]) -> Plane {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cluster::BackendId;
 use crate::routing::Fates;
+use std::task::Context;
 
 pub fn session(idle_timeout: Duration, now: Instant) -> Arc<SessionCell> {
     let listener = Arc::new(ListenerHandle::new("l".into()));

@@ -1,6 +1,7 @@
 //! What is counted where, and which waiting rooms are kept.
 
 use super::*;
+use crate::cluster::WantedRole;
 use crate::config::Fallback;
 use crate::routing::room::Admission;
 

@@ -196,6 +196,35 @@ fn one_that_is_ejected_is_picked_only_when_nobody_else_is_there() {
 }
 
 #[test]
+fn one_that_is_suspected_gets_no_session_that_another_of_its_tier_can_have() {
+    for policy in [
+        Policy::RoundRobin,
+        Policy::RandomTwo,
+        Policy::LeastConnections,
+        Policy::LeastLatency,
+    ] {
+        let spare = with(3, |entry| entry.config.tier = 1);
+        let table = table_of(config(policy), vec![backend(1), limited(2, 3), spare], None);
+        let suspect = |position: usize, is| table.backends[position].handle.set_suspected(is);
+        suspect(0, true);
+        let (picked, guards) = place(&table, &[], 3).unwrap();
+        assert_eq!(picked, [2, 2, 2], "{policy:?}");
+        // The other one is full: no reason to go farther.
+        assert_eq!(picks(&table, &[], 1).unwrap(), [1], "{policy:?}");
+        drop(guards);
+        assert_eq!(picks(&table, &[BackendId(2)], 1).unwrap(), [1]);
+        assert_eq!(
+            picks(&table, &[BackendId(1), BackendId(2)], 1).unwrap(),
+            [3]
+        );
+        suspect(1, true);
+        assert!(picks(&table, &[], 6).unwrap().iter().all(|it| *it < 3));
+        suspect(0, false);
+        assert_eq!(picks(&table, &[], 3).unwrap(), [1, 1, 1], "{policy:?}");
+    }
+}
+
+#[test]
 fn better_one_that_is_ejected_than_all_in_a_panic() {
     let down = with(2, |entry| entry.health = Health::Down);
     let mut config = config(Policy::RoundRobin);

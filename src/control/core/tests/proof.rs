@@ -67,6 +67,46 @@ fn fate_of_writes(world: &World) -> Fate {
     world.entry("db1").handle.fate(WRITES)
 }
 
+/// Went wrong once: until a probe had found that a server was being killed, sessions at layer 4
+/// went there, and came to nothing.
+#[test]
+fn who_resets_a_session_is_shunned_until_it_was_asked() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND * 2, up);
+    let is_suspected = |world: &World| world.entry("db1").handle.is_suspected();
+    report(&mut world, Cause::EarlyClose);
+    assert!(!is_suspected(&world), "that is no hard evidence");
+    report(&mut world, Cause::Reset);
+    assert!(is_suspected(&world));
+    world.run(SECOND / 10, up);
+    assert!(!is_suspected(&world));
+    // Whoever makes it reset sessions all the time keeps nobody away.
+    report(&mut world, Cause::Reset);
+    assert!(!is_suspected(&world));
+    world.run(SECOND, up);
+    report(&mut world, Cause::Reset);
+    assert!(is_suspected(&world));
+    world.run(SECOND / 10, refuses("db1"));
+    assert_eq!(world.health("db1"), Health::Down);
+    assert!(!is_suspected(&world));
+}
+
+/// The answer to a question that is older than the evidence refutes nothing.
+#[test]
+fn who_resets_a_session_while_it_is_asked_is_asked_once_more() {
+    let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
+    world.run(SECOND * 2, up);
+    world.now += SECOND * 2;
+    let orders = world.orders();
+    report(&mut world, Cause::Reset);
+    for order in &orders {
+        world.answer(order, Ok(()));
+    }
+    assert!(world.entry("db1").handle.is_suspected());
+    world.run(SECOND / 10, up);
+    assert!(!world.entry("db1").handle.is_suspected());
+}
+
 /// Went wrong once: role and cause were the same before and after the probe, so the sessions were
 /// not told, and failed at every write for as long as they lived.
 #[test]

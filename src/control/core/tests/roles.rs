@@ -71,10 +71,17 @@ fn mysql(is_primary: bool) -> Result<Evidence, Cause> {
 impl World {
     /// Answers all probes that are due within a second; the others stay unanswered.
     fn hear(&mut self, answers: &[(&str, Result<Evidence, Cause>)]) {
-        let end = self.now + SECOND;
+        self.hear_for(SECOND, answers);
+    }
+
+    /// Returns how many were sent.
+    fn hear_for(&mut self, time: Duration, answers: &[(&str, Result<Evidence, Cause>)]) -> usize {
+        let end = self.now + time;
+        let mut sent = 0;
         while let Some(due) = self.core.next_due().filter(|due| *due <= end) {
             self.now = self.now.max(due);
             for order in self.orders() {
+                sent += 1;
                 let name = &*order.target.backend.name;
                 let Some((_, result)) = answers.iter().find(|(known, _)| *known == name) else {
                     continue;
@@ -88,6 +95,14 @@ impl World {
             }
         }
         self.now = end;
+        sent
+    }
+
+    fn set_intents(&mut self, intents: &[Intent]) {
+        let now = self.moment();
+        for cluster in self.core.clusters.values_mut() {
+            cluster.set_intents(intents.to_vec(), now);
+        }
     }
 
     fn role(&self, backend: &str) -> Role {
@@ -180,16 +195,61 @@ fn a_mysql_primary_is_not_behind_itself() {
         fallback: Fallback::Primary,
     };
     let mut world = world(CheckKind::MySql(login()));
-    let now = world.moment();
-    for cluster in world.core.clusters.values_mut() {
-        cluster.set_intents(vec![reads], now);
-    }
+    world.set_intents(&[reads]);
     for _ in 0..2 {
         world.hear(&[("db1", mysql(true)), ("db2", mysql(false))]);
     }
     assert_eq!(world.role("db1"), Role::Primary);
     assert!(world.entry("db1").over.is_empty());
     assert_eq!(world.entry("db1").handle.lag().time(), Some(Duration::ZERO));
+}
+
+fn reads(fallback: Fallback) -> Intent {
+    Intent {
+        role: WantedRole::Replica,
+        max_lag: None,
+        fallback,
+    }
+}
+
+/// Went wrong once: the primary was up, so that the only replica had to wait as if there were
+/// others, and its readers were refused meanwhile.
+#[test]
+fn to_readers_a_replica_that_flaps_is_better_than_none() {
+    for (fallback, role) in [
+        (Fallback::Nobody, Role::Replica),
+        (Fallback::Primary, Role::Unknown),
+    ] {
+        let mut world = world(CheckKind::Postgres(login()));
+        world.set_intents(&[WRITES, reads(fallback)]);
+        let up = [("db1", postgres(1, true)), ("db2", postgres(1, false))];
+        let refused = Err(Cause::ConnectRefused);
+        let down = [("db1", postgres(1, true)), ("db2", refused)];
+        for _ in 0..4 {
+            world.hear_for(SECOND * 3, &up);
+            world.hear_for(SECOND * 3, &down);
+        }
+        world.hear_for(SECOND * 3, &up);
+        assert_eq!(world.role("db2"), role, "{fallback:?}");
+    }
+}
+
+#[test]
+fn the_only_replica_is_found_soon_when_it_is_back() {
+    let mut world = world(CheckKind::Postgres(login()));
+    world.set_intents(&[WRITES, reads(Fallback::Nobody)]);
+    let up = [("db1", postgres(1, true)), ("db2", postgres(1, false))];
+    let refused = Err(Cause::ConnectRefused);
+    let down = [("db1", postgres(1, true)), ("db2", refused)];
+    world.hear_for(SECOND * 3, &up);
+    world.hear_for(SECOND * 2, &down);
+    assert_eq!(world.role("db2"), Role::Unknown);
+    world.hear_for(SECOND * 2 / 5, &up);
+    assert_eq!(world.role("db2"), Role::Replica);
+
+    world.hear_for(SECOND * 100, &down);
+    let probes = world.hear_for(SECOND * 60, &down);
+    assert!((100..=140).contains(&probes), "{probes} probes in a minute");
 }
 
 #[test]
