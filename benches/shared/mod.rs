@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub mod proxy;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::net::TcpListener;
