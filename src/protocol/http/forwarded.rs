@@ -92,7 +92,7 @@ fn is_claim(name: &HeaderName) -> bool {
 }
 
 fn replace(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    let peer = peer.to_string();
+    let peer = text(peer);
     insert(headers, &FORWARDED, element(arrival, &peer));
     insert(headers, &X_FORWARDED_FOR, peer);
     set_proto(headers, arrival);
@@ -102,7 +102,7 @@ fn replace(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
 
 /// The first proxy knows best what the client asked for: its word stays.
 fn append(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    let peer = peer.to_string();
+    let peer = text(peer);
     extend(headers, &FORWARDED, element(arrival, &peer));
     extend(headers, &X_FORWARDED_FOR, peer);
     if !headers.contains_key(&X_FORWARDED_PROTO) {
@@ -114,6 +114,28 @@ fn append(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
     if !headers.contains_key(&X_FORWARDED_PORT) {
         set_port(headers, arrival);
     }
+}
+
+/// As `Display` writes it, in a fraction of the time for IPv4.
+fn text(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else {
+        return address.to_string();
+    };
+    let mut text = String::with_capacity(b"255.255.255.255".len());
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let zeros = match octet {
+            100.. => 0,
+            10.. => 1,
+            _ => 2,
+        };
+        let digits = digits[zeros..].iter();
+        text.extend(digits.map(|digit| char::from(b'0' + digit)));
+    }
+    text
 }
 
 fn set_proto(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
@@ -281,6 +303,15 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for octet in 0..=u8::MAX {
+            let address = IpAddr::from([octet, 255 - octet, 0, octet]);
+            assert_eq!(text(address), address.to_string());
+        }
+        assert_eq!(text("2001:db8::1".parse().unwrap()), "2001:db8::1");
     }
 
     #[test]
