@@ -42,6 +42,9 @@ proxy_set_header Via \"1.1 nginx\";
 add_header Via \"1.1 nginx\";
 ";
 
+/// Idle connections to the backend, more than requests under way; HAProxy keeps all.
+const KEPT: usize = 128;
+
 /// What a listener speaks with its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
@@ -168,7 +171,7 @@ fn evergate(
     };
     let text = format!(
         "version: 1\nworkers: 1\nadmin: {{bind: \"{admin}\"}}\n\
-         clusters:\n  c: {{protocol: http, backends: [\"{backend}\"], health_check: {{kind: tcp}}}}\n\
+         clusters:\n  c: {{protocol: http, backends: [\"{backend}\"], health_check: {{kind: tcp}}, http: {{max_idle: {KEPT}}}}}\n\
          listeners:\n  l: {{bind: \"{address}\", cluster: c, http: {{keep_alive: 1h}}{tls}}}\n"
     );
     let file = dir.join("evergate.yaml");
@@ -239,7 +242,7 @@ fn nginx(
          pid {path}/nginx.pid;\nerror_log stderr;\n\
          events {{ worker_connections 9900; }}\n\
          http {{\n{scratch}access_log off;\n\
-         upstream u {{ server {backend}; keepalive 128; keepalive_requests 1000000000; }}\n\
+         upstream u {{ server {backend}; keepalive {KEPT}; keepalive_requests 1000000000; }}\n\
          server {{\n\
          listen {address}{listen};\n{tls}keepalive_timeout 1h;\nkeepalive_requests 1000000000;\n\
          location / {{\n\

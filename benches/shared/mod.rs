@@ -83,6 +83,10 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
+pub fn mean(figures: Vec<f64>) -> f64 {
+    figures.iter().sum::<f64>() / figures.len() as f64
+}
+
 /// A number from the environment, e.g. `BENCH_ROUNDS`.
 pub fn number_from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
