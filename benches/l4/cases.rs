@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::load;
-use crate::peers::Cost;
 use crate::shared::echo_backend;
+use crate::shared::proxy::Cost;
 use crate::support::postgres::Postgres;
 use crate::support::postgres::pgbench;
 use crate::support::postgres::pgbench_tables;
@@ -76,7 +76,7 @@ pub fn all() -> Vec<Case> {
         }),
         Case {
             cost: Cost::MemoryKib,
-            ..case("idle connection, KiB", echo, |proxy| load::idle(proxy, 300))
+            ..case("idle connection, KiB", echo, |proxy| load::idle(proxy, 500))
         },
     ]
 }

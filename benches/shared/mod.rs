@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub mod proxy;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -79,6 +81,10 @@ pub fn cpu_nanoseconds(pid: u32) -> u64 {
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
+}
+
+pub fn mean(figures: Vec<f64>) -> f64 {
+    figures.iter().sum::<f64>() / figures.len() as f64
 }
 
 /// A number from the environment, e.g. `BENCH_ROUNDS`.

@@ -118,17 +118,23 @@ impl<'a, A: Asker> Seeker<'a, A> {
                 Step::Found(found) => return Ok(found),
                 Step::Wait(why, table) => (why, table),
             };
-            let why = match why {
-                PickError::AllTried if self.says_full => PickError::AllFull,
-                why => why,
-            };
-            if why == PickError::AllTried {
-                self.pause(&table).await;
-            }
-            // The turn came to nothing: it goes to the next in line while we wait.
-            drop(self.turn.take());
-            self.turn = Some(self.wait(why, &table).await?);
+            // Boxed: most find a place at once, and carry no waiting room with them.
+            Box::pin(self.wait_again(why, &table)).await?;
         }
+    }
+
+    async fn wait_again(&mut self, why: PickError, table: &ClusterTable) -> Result<(), SessionEnd> {
+        let why = match why {
+            PickError::AllTried if self.says_full => PickError::AllFull,
+            why => why,
+        };
+        if why == PickError::AllTried {
+            self.pause(table).await;
+        }
+        // The turn came to nothing: it goes to the next in line while we wait.
+        drop(self.turn.take());
+        self.turn = Some(self.wait(why, table).await?);
+        Ok(())
     }
 
     /// A backend with a free place now; nobody waits for one.

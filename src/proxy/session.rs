@@ -100,7 +100,7 @@ async fn serve(client: Box<HttpClient>, registration: Registration) {
         cell,
         ..
     } = &registration;
-    let end = http::serve(*client, shared, worker, cell).await;
+    let end = http::serve(client, shared, worker, cell).await;
     finish(&registration, end);
 }
 

@@ -6,7 +6,9 @@
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::ops::Range;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
@@ -20,8 +22,8 @@ static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port"
 
 /// What we write, and some that others add after us: request id, `Via`, the connection's.
 const MAX_FIELDS: usize = 10;
-/// All of an element but address and authority.
-const ELEMENT_BYTES: usize = 40;
+/// The longest element without its authority: an address of IPv6.
+const ELEMENT_BYTES: usize = 80;
 
 /// How a request reached us.
 #[derive(Debug, Clone, Copy)]
@@ -92,27 +94,48 @@ fn is_claim(name: &HeaderName) -> bool {
 }
 
 fn replace(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    let peer = peer.to_string();
-    insert(headers, &FORWARDED, element(arrival, &peer));
-    insert(headers, &X_FORWARDED_FOR, peer);
+    let element = Element::new(arrival, peer);
+    insert(headers, &X_FORWARDED_FOR, element.peer());
     set_proto(headers, arrival);
-    set_host(headers, arrival);
+    set_host(headers, &element);
     set_port(headers, arrival);
+    insert(headers, &FORWARDED, element.text);
 }
 
 /// The first proxy knows best what the client asked for: its word stays.
 fn append(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    let peer = peer.to_string();
-    extend(headers, &FORWARDED, element(arrival, &peer));
-    extend(headers, &X_FORWARDED_FOR, peer);
+    let element = Element::new(arrival, peer);
+    extend(headers, &X_FORWARDED_FOR, element.peer());
     if !headers.contains_key(&X_FORWARDED_PROTO) {
         set_proto(headers, arrival);
     }
     if !headers.contains_key(&X_FORWARDED_HOST) {
-        set_host(headers, arrival);
+        set_host(headers, &element);
     }
     if !headers.contains_key(&X_FORWARDED_PORT) {
         set_port(headers, arrival);
+    }
+    extend(headers, &FORWARDED, element.text);
+}
+
+/// Adds an address as `Display` writes it, for IPv4 in a fraction of the time.
+fn push_address(text: &mut String, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        text.push_str(&address.to_string());
+        return;
+    };
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let zeros = match octet {
+            100.. => 0,
+            10.. => 1,
+            _ => 2,
+        };
+        let digits = digits[zeros..].iter();
+        text.extend(digits.map(|digit| char::from(b'0' + digit)));
     }
 }
 
@@ -121,9 +144,9 @@ fn set_proto(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
     headers.insert(&X_FORWARDED_PROTO, scheme);
 }
 
-fn set_host(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
-    if let Some(authority) = arrival.authority {
-        insert(headers, &X_FORWARDED_HOST, authority.to_owned());
+fn set_host(headers: &mut HeaderMap, element: &Element) {
+    if let Some(authority) = element.authority() {
+        insert(headers, &X_FORWARDED_HOST, authority);
     }
 }
 
@@ -143,32 +166,64 @@ fn scheme(arrival: &Arrival<'_>) -> &'static str {
     }
 }
 
-/// One element of `Forwarded`. The authority has been checked: nothing in it ends a quoted string.
-fn element(arrival: &Arrival<'_>, peer: &str) -> String {
-    let authority = arrival.authority.unwrap_or_default();
-    let mut text = String::with_capacity(ELEMENT_BYTES + peer.len() + authority.len());
-    let mut push = |parts: [&str; 3]| parts.iter().for_each(|part| text.push_str(part));
-    match peer.contains(':') {
-        true => push(["for=\"[", peer, "]\""]),
-        false => push(["for=", peer, ""]),
-    }
-    match authority.contains([':', '[']) {
-        _ if authority.is_empty() => {}
-        true => push([";host=\"", authority, "\""]),
-        false => push([";host=", authority, ""]),
-    }
-    push([";proto=", scheme(arrival), ""]);
-    text
+/// One element of `Forwarded`, which holds what other fields say: their values are parts of one
+/// allocation.
+struct Element {
+    text: Bytes,
+    peer: Range<usize>,
+    authority: Range<usize>,
 }
 
-fn insert(headers: &mut HeaderMap, name: &HeaderName, value: String) {
-    if let Ok(value) = HeaderValue::try_from(value) {
+impl Element {
+    /// The authority has been checked: nothing in it ends a quoted string.
+    fn new(arrival: &Arrival<'_>, peer: IpAddr) -> Self {
+        let authority = arrival.authority.unwrap_or_default();
+        let mut text = String::with_capacity(ELEMENT_BYTES + authority.len());
+        let (before, after) = match peer {
+            IpAddr::V4(_) => ("for=", ""),
+            IpAddr::V6(_) => ("for=\"[", "]\""),
+        };
+        text.push_str(before);
+        push_address(&mut text, peer);
+        let peer = before.len()..text.len();
+        text.push_str(after);
+        let (before, after) = match authority.contains([':', '[']) {
+            _ if authority.is_empty() => ("", ""),
+            true => (";host=\"", "\""),
+            false => (";host=", ""),
+        };
+        text.push_str(before);
+        let start = text.len();
+        text.push_str(authority);
+        let authority = start..text.len();
+        text.push_str(after);
+        text.push_str(";proto=");
+        text.push_str(scheme(arrival));
+        Self {
+            text: text.into(),
+            peer,
+            authority,
+        }
+    }
+
+    fn peer(&self) -> Bytes {
+        self.text.slice(self.peer.clone())
+    }
+
+    fn authority(&self) -> Option<Bytes> {
+        let authority = self.authority.clone();
+        (!authority.is_empty()).then(|| self.text.slice(authority))
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: &HeaderName, value: Bytes) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(value) {
         headers.insert(name, value);
     }
 }
 
 /// One field with all elements: there are readers that look only at the first field.
-fn extend(headers: &mut HeaderMap, name: &HeaderName, element: String) {
+fn extend(headers: &mut HeaderMap, name: &HeaderName, element: Bytes) {
     if !headers.contains_key(name) {
         return insert(headers, name, element);
     }
@@ -177,7 +232,7 @@ fn extend(headers: &mut HeaderMap, name: &HeaderName, element: String) {
         joined.extend_from_slice(field.as_bytes());
         joined.extend_from_slice(b", ");
     }
-    joined.extend_from_slice(element.as_bytes());
+    joined.extend_from_slice(&element);
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
         headers.insert(name, value);
     }
@@ -281,6 +336,16 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for octet in 0..=u8::MAX {
+            let address = IpAddr::from([octet, 255 - octet, 0, octet]);
+            let mut text = String::new();
+            push_address(&mut text, address);
+            assert_eq!(text, address.to_string());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Version;
+use http::header::Entry;
 use http::header::VIA;
 
 /// A pseudonym, as the RFC allows: it tells nobody an address.
@@ -25,15 +26,17 @@ pub fn append(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
         Version::HTTP_3 => "3 evergate",
         _ => "1.1 evergate",
     });
-    if passes(headers) >= MAX_PASSES {
-        return Err(Loop);
+    match headers.entry(VIA) {
+        Entry::Vacant(place) => {
+            place.insert(value);
+        }
+        Entry::Occupied(fields) if passes(fields.iter()) >= MAX_PASSES => return Err(Loop),
+        Entry::Occupied(mut fields) => fields.append(value),
     }
-    headers.append(VIA, value);
     Ok(())
 }
 
-fn passes(headers: &HeaderMap) -> usize {
-    let fields = headers.get_all(VIA).into_iter();
+fn passes<'a>(fields: impl Iterator<Item = &'a HeaderValue>) -> usize {
     let texts = fields.filter_map(|field| field.to_str().ok());
     let proxies = texts.flat_map(|text| text.split(','));
     proxies

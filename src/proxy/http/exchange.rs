@@ -225,6 +225,8 @@ impl Exchange<'_> {
                 }
                 Some(plan) => {
                     let first = self.attempt(&mut seeker, attempt, &mut retries, &mut trail);
+                    // Boxed, as all that few requests need: every one is as large as the largest.
+                    let first = Box::pin(first);
                     let raced = Box::pin(hedge::race(self, first, (plan, backend))).await;
                     trail.add(raced.second);
                     raced.attempted
@@ -295,7 +297,7 @@ impl Exchange<'_> {
                 Some(upstream) => Ok(upstream),
                 None => {
                     let started = Instant::now();
-                    let opened = self.open(&cluster, entry, &backend);
+                    let opened = Box::pin(self.open(&cluster, entry, &backend));
                     let opened = within(self.deadline, opened).await;
                     trail.connect += started.elapsed();
                     opened.ok_or(Failed::Late)?
@@ -461,7 +463,7 @@ impl Exchange<'_> {
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
         if prepare::is_switch(&response, self.prepared) {
-            return self.upgrade(response, lease).await;
+            return Box::pin(self.upgrade(response, lease)).await;
         }
         if prepare::is_framed_twice(&response) {
             return Err(Failed::Lost(Cause::BadProtocol));

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -61,13 +61,14 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(bounded(stream, self.timeout));
+        // Boxed: a future that is moved into another takes its place there twice.
+        tokio::spawn(bounded(Box::pin(stream), self.timeout));
     }
 }
 
-async fn bounded(stream: impl Future<Output = ()>, timeout: Duration) {
+async fn bounded(stream: Pin<Box<impl Future<Output = ()>>>, timeout: Duration) {
     {
-        let mut stream = pin!(stream);
+        let mut stream = stream;
         let mut turn = Turn::Ours;
         let mut timer = None;
         poll_fn(|cx| {
@@ -127,7 +128,7 @@ mod tests {
                 tokio::time::sleep(pause).await;
             }
         };
-        bounded(stream, TIMEOUT).await;
+        bounded(Box::pin(stream), TIMEOUT).await;
         assert_eq!(TURN.get(), Turn::Ours);
         is_over.load(Ordering::Relaxed)
     }
