@@ -376,7 +376,7 @@ fn may_finish(link: &Link) -> bool {
 /// Tells a client what was wrong with its request; nothing of that request went to a backend.
 async fn refuse(client: &mut Transport, link: &Link) -> SessionEnd {
     if let Some(violation) = link.refusal() {
-        let answer = refusal::answer(violation);
+        let answer = refusal::answer(violation).unwrap_or_default();
         client.say_last(&answer).await;
         linger(client).await;
     }
