@@ -147,12 +147,15 @@ impl Link {
 
     /// Whether an answer that begins now is the connection's last.
     pub fn is_ending(&self) -> bool {
-        self.cell.grace().is_some()
-            || self
-                .retires
-                .is_some_and(|retires| retires <= Instant::now())
-            // Its worker may not have looked yet.
-            || self.entry().is_none()
+        // Its worker may not have looked yet.
+        self.retirement().is_some() || self.entry().is_none()
+    }
+
+    /// Why the connection takes no more requests, if it does not.
+    pub fn retirement(&self) -> Option<Cause> {
+        let is_old = |retires: &Instant| *retires <= Instant::now();
+        let of_age = || self.retires.filter(is_old).map(|_| Cause::MaxAge);
+        self.cell.grace().or_else(of_age)
     }
 
     /// Begins an exchange.

@@ -308,7 +308,7 @@ async fn serve_two(
     let mut is_told = false;
     let mut done = std::future::poll_fn(|cx| {
         // GOAWAY: a client that always has a request under way would never come to rest.
-        if !is_told && link.cell.grace().is_some() {
+        if !is_told && link.retirement().is_some() {
             is_told = true;
             connection.as_mut().graceful_shutdown();
         }
@@ -325,9 +325,11 @@ async fn serve_two(
         connection.as_mut().graceful_shutdown();
         done = timeout(LAST_WORDS, connection.as_mut()).await.ok();
     }
-    Stopped::Ended(match done {
-        None => severed(&link.cell),
-        Some(result) => end_of(link, result.err()),
+    Stopped::Ended(match (done, link.retirement()) {
+        (None, _) => severed(&link.cell),
+        // It was sent away, and has gone in order.
+        (Some(Ok(())), Some(cause)) if is_told => ended(Side::Proxy, cause),
+        (Some(result), _) => end_of(link, result.err()),
     })
 }
 
