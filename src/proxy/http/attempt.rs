@@ -196,6 +196,7 @@ impl Exchange<'_> {
         upstream.cell.count_request();
         let sent = Instant::now();
         let is_read = hedge::is_read(&request);
+        let has_body = matches!(request.body(), RequestBody::Client(_));
         let mut sending = std::pin::pin!(upstream.sender.send(request));
         let cell = &upstream.cell;
         let note = |answer, retry_after| {
@@ -222,11 +223,11 @@ impl Exchange<'_> {
         }
         let answered = match first {
             Some(answered) => answered,
-            None => match within(self.deadline, sending).await {
-                Some(answered) => answered,
-                None => {
+            None => match self.while_taken(has_body, sending).await {
+                Ok(answered) => answered,
+                Err(failed) => {
                     note(Answer::GatewayError, None);
-                    return Err(Failed::Late);
+                    return Err(failed);
                 }
             },
         };
@@ -257,6 +258,25 @@ impl Exchange<'_> {
             (retries.next(&cluster.handle), RetryReason::Lost)
         };
         Err(next.map_or(Failed::Lost(cause), |copy| Failed::Again(copy, reason)))
+    }
+
+    /// Waits for an answer until the route's time is over, or the backend takes no more of the body.
+    async fn while_taken<T>(
+        &self,
+        has_body: bool,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Failed> {
+        let answer = within(self.deadline, answer);
+        if !has_body {
+            return answer.await.ok_or(Failed::Late);
+        }
+        let began = self.link.cell.started;
+        let timeout = self.prepared.config.limits.body_timeout;
+        tokio::select! {
+            biased;
+            answer = answer => answer.ok_or(Failed::Late),
+            () = self.upload.stalled(began, timeout) => Err(Failed::Lost(Cause::SendTimeout)),
+        }
     }
 
     /// What the client gets of a backend's answer.

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -25,6 +23,7 @@ use crate::proxy::http::link::Link;
 use crate::proxy::http::pool::Pool;
 use crate::proxy::http::record::Record;
 use crate::proxy::http::turn;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::http::upstream::Upstream;
 use crate::proxy::place::Place;
 
@@ -89,7 +88,7 @@ pub struct ClientBody {
     stall: Stall,
     /// What may still come.
     left: u64,
-    received: Arc<AtomicU64>,
+    upload: Arc<Upload>,
     link: Arc<Link>,
 }
 
@@ -106,7 +105,7 @@ impl RequestBody {
             incoming,
             stall: Stall::new(timeout),
             left: max_bytes.unwrap_or(u64::MAX),
-            received: record.received(),
+            upload: record.upload(),
             link: Arc::clone(record.link()),
         }))
     }
@@ -143,6 +142,7 @@ impl Body for RequestBody {
 
 impl ClientBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.upload.take_back();
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -154,7 +154,7 @@ impl ClientBody {
                     return Poll::Ready(Some(Err(BodyError(Cause::BodyTooLarge))));
                 };
                 self.left = left;
-                self.received.fetch_add(bytes, Ordering::Relaxed);
+                self.upload.give(bytes, self.link.cell.started.elapsed());
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => {
@@ -167,6 +167,12 @@ impl ClientBody {
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        self.upload.take_back();
     }
 }
 

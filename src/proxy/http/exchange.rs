@@ -14,6 +14,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
 
+use crate::cluster::Cause;
 use crate::protocol::http::problem;
 use crate::protocol::http::problem::Asked;
 use crate::protocol::http::problem::Problem;
@@ -33,6 +34,7 @@ use crate::proxy::http::prepare::Refusal;
 use crate::proxy::http::prepare::Wanted;
 use crate::proxy::http::record::Record;
 use crate::proxy::http::retries::Retries;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::seek::Found;
 use crate::proxy::seek::Seeker;
 use crate::routing::RetryReason;
@@ -55,6 +57,7 @@ pub async fn answer(
             let exchange = Exchange {
                 link: &link,
                 prepared: &prepared,
+                upload: record.upload(),
                 deadline: prepared.timeout().map(|limit| Instant::now() + limit),
             };
             exchange.run(request, &mut record).await
@@ -87,6 +90,8 @@ fn is_oversized(problem: Problem) -> bool {
 pub(super) struct Exchange<'a> {
     pub link: &'a Arc<Link>,
     pub prepared: &'a Prepared,
+    /// Of the client's body.
+    pub upload: Arc<Upload>,
     /// The answer's head is due; `None` = whenever.
     pub deadline: Option<Instant>,
 }
@@ -185,7 +190,9 @@ fn own_answer(refusal: Refusal, wanted: &Wanted, is_one: bool) -> Response<Sourc
         request_id: wanted.request_id.as_ref(),
     };
     let mut response = problem::answer(problem, asked, refusal.retry_after);
-    if is_one && problem.closes() {
+    // Nobody reads the rest of such a body.
+    let leaves_a_body = refusal.cause == Cause::SendTimeout;
+    if is_one && (leaves_a_body || problem.closes()) {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }

@@ -6,7 +6,6 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Waker;
@@ -19,6 +18,7 @@ use crate::protocol::http1::Violation;
 use crate::protocol::http2::Flood;
 use crate::proxy::Shared;
 use crate::proxy::handshake::Origin;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::registry::Transaction;
 use crate::proxy::transport::Transport;
@@ -85,8 +85,8 @@ pub struct Upgrade {
 #[derive(Debug)]
 pub struct InFlight {
     link: Arc<Link>,
-    /// Of the request's body; the body counts on while the answer is on its way.
-    received: Arc<AtomicU64>,
+    /// Of the request's body, which goes on while the answer is on its way.
+    upload: Arc<Upload>,
 }
 
 impl InFlight {
@@ -94,14 +94,9 @@ impl InFlight {
         &self.link
     }
 
-    /// Bytes of the request's body so far.
-    pub fn received_bytes(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// For the request's body.
-    pub fn received(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.received)
+    /// How far the request's body has come.
+    pub fn upload(&self) -> &Arc<Upload> {
+        &self.upload
     }
 }
 
@@ -168,7 +163,7 @@ impl Link {
         self.stop_timing_head();
         InFlight {
             link: Arc::clone(self),
-            received: Arc::default(),
+            upload: Arc::default(),
         }
     }
 

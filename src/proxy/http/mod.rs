@@ -21,6 +21,7 @@ mod refusal;
 mod retries;
 mod serve;
 mod turn;
+mod upload;
 mod upstream;
 
 pub use access_log::AccessLogs;

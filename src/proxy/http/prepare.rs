@@ -382,7 +382,7 @@ fn problem_of(cause: Cause) -> Problem {
         Cause::HoldFull => Problem::HoldFull,
         Cause::QueueTimeout => Problem::QueueTimeout,
         Cause::QueueFull => Problem::QueueFull,
-        Cause::AnswerTimeout => Problem::BackendTimeout,
+        Cause::AnswerTimeout | Cause::SendTimeout => Problem::BackendTimeout,
         Cause::BodyTimeout => Problem::RequestTimeout,
         Cause::BodyTooLarge => Problem::TooLarge,
         Cause::OutOfResources => Problem::OutOfResources,
