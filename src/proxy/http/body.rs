@@ -183,6 +183,10 @@ pub struct ResponseBody {
     /// The exchange lasts as long as its body.
     record: Record,
     has_ended: bool,
+    /// Other answers share the connection.
+    is_stream: bool,
+    /// Nothing is asked of the backend until the client takes something.
+    is_held_back: bool,
 }
 
 #[derive(Debug)]
@@ -192,12 +196,14 @@ pub enum Source {
 }
 
 impl ResponseBody {
-    pub fn new(source: Source, record: Record) -> Self {
+    pub fn new(source: Source, record: Record, is_stream: bool) -> Self {
         turn::pass_to_client();
         Self {
             source,
             record,
             has_ended: false,
+            is_stream,
+            is_held_back: false,
         }
     }
 }
@@ -333,7 +339,17 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         let polled = match &mut this.source {
             Source::Own(own) => Pin::new(own).poll_frame(cx).map_err(|never| match never {}),
-            Source::Backend(backend) => backend.poll(cx),
+            Source::Backend(_) if this.is_stream && !this.record.link().may_take(cx) => {
+                this.is_held_back = true;
+                return Poll::Pending;
+            }
+            Source::Backend(backend) => {
+                if std::mem::take(&mut this.is_held_back) {
+                    // The time was the client's.
+                    backend.stall.progress();
+                }
+                backend.poll(cx)
+            }
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {

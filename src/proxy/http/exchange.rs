@@ -78,7 +78,7 @@ pub async fn answer(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    Ok(response.map(|source| ResponseBody::new(source, record)))
+    Ok(response.map(|source| ResponseBody::new(source, record, !is_one)))
 }
 
 /// A compressed head costs its sender next to nothing.

@@ -69,6 +69,8 @@ struct State {
     flood: Option<Flood>,
     /// Waits for the exchanges under way.
     reader: Option<Waker>,
+    /// Answers that wait until the client takes something; see [`Link::may_take`].
+    takers: Vec<Waker>,
 }
 
 /// A backend that has switched protocols: its bytes are relayed from now on.
@@ -245,10 +247,25 @@ impl Link {
     pub fn set_unblocked(&self) {
         if self.is_blocked.swap(false, Ordering::Relaxed) {
             self.cell.set_stalled_until(None);
-            if let Some(reader) = self.lock().reader.take() {
-                reader.wake();
+            let mut state = self.lock();
+            let takers = std::mem::take(&mut state.takers);
+            for waiting in takers.into_iter().chain(state.reader.take()) {
+                waiting.wake();
             }
         }
+    }
+
+    /// Whether an answer may take more from its backend. Each of many streams would fill buffers of
+    /// its own while their client takes nothing; otherwise the task is woken when it does.
+    pub fn may_take(&self, cx: &Context<'_>) -> bool {
+        if !self.is_blocked() {
+            return true;
+        }
+        let mut state = self.lock();
+        if !state.takers.iter().any(|it| it.will_wake(cx.waker())) {
+            state.takers.push(cx.waker().clone());
+        }
+        false
     }
 
     /// Whether bytes of the client's last request may still be on their way here.
