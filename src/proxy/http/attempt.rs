@@ -75,7 +75,7 @@ impl Trail {
 /// Why there is no answer of this backend.
 pub(super) enum Failed {
     /// It has seen nothing of the request.
-    Unsent(Request<RequestBody>),
+    Unsent(Request<RequestBody>, RetryReason),
     /// It has seen the request, which may be sent once more: this copy of it.
     Again(Request<RequestBody>, RetryReason),
     /// It has seen the request, which may not be sent once more; or the client's body came to
@@ -119,7 +119,7 @@ impl Exchange<'_> {
                     let lost = (Instant::now(), None);
                     let answer = Answer::GatewayError;
                     outcome::note(&self.link.shared, &backend, answer, lost);
-                    return Err(Failed::Unsent(request));
+                    return Err(Failed::Unsent(request, RetryReason::Connect));
                 }
             };
             if is_reused {
@@ -133,14 +133,15 @@ impl Exchange<'_> {
                 .await
             {
                 Ok(mut response) => {
-                    if let Some(copy) = retries.after_answer(&cluster, response.status()) {
-                        return Err(Failed::Again(copy, RetryReason::Status));
+                    if let Some((copy, reason)) = retries.after_answer(&cluster, response.status())
+                    {
+                        return Err(Failed::Again(copy, reason));
                     }
                     let by = (self.prepared, &**self.link);
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
                     return self.answered(response, lease).await;
                 }
-                Err(Failed::Unsent(back)) => request = back,
+                Err(Failed::Unsent(back, _)) => request = back,
                 Err(failed) => return Err(failed),
             }
             // An idle connection that the backend has closed meanwhile says nothing about it.
@@ -152,7 +153,7 @@ impl Exchange<'_> {
                         error: io::ErrorKind::UnexpectedEof.into(),
                     };
                     seeker.note_failure(&backend, &failed, by);
-                    return Err(Failed::Unsent(request));
+                    return Err(Failed::Unsent(request, RetryReason::Unsent));
                 }
             }
         }
@@ -191,7 +192,7 @@ impl Exchange<'_> {
         (cluster, retries): (&ClusterTable, &mut Retries<'_>),
     ) -> Result<Response<Incoming>, Failed> {
         let Some(upstream) = lease.upstream() else {
-            return Err(Failed::Unsent(request));
+            return Err(Failed::Unsent(request, RetryReason::Unsent));
         };
         upstream.cell.count_request();
         let sent = Instant::now();
@@ -243,7 +244,7 @@ impl Exchange<'_> {
             Err(error) => error,
         };
         if let Some(request) = error.take_message() {
-            return Err(Failed::Unsent(request));
+            return Err(Failed::Unsent(request, RetryReason::Unsent));
         }
         let error = error.into_error();
         let cause = cell.severed().unwrap_or_else(|| failure::cause_of(&error));

@@ -37,7 +37,6 @@ use crate::proxy::http::retries::Retries;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::seek::Found;
 use crate::proxy::seek::Seeker;
-use crate::routing::RetryReason;
 
 /// Answers one request; whatever fails is an answer, too.
 ///
@@ -107,10 +106,14 @@ impl Exchange<'_> {
         let mut seeker = Seeker::new(&asking, cluster, Vec::new(), &self.link.shared);
         let mut retries = Retries::new(self.prepared, &request, self.link);
         let mut trail = Trail::default();
+        // Why the next attempt is not the first, if there is a next one.
+        let mut again = None;
         loop {
             let found = self.next(&mut seeker, record).await?;
             let backend = found.place.backend().id;
-            let handle = Arc::clone(&found.cluster.handle);
+            if let Some(reason) = again.take() {
+                found.cluster.handle.http.count_retry(reason);
+            }
             let hedge = hedge::plan(self.prepared, &found.cluster, &request);
             let attempt = Attempt { found, request };
             let attempted = match hedge {
@@ -135,12 +138,12 @@ impl Exchange<'_> {
                     drop(seeker.finish());
                     return Ok(response);
                 }
-                Err(Failed::Unsent(back)) => {
-                    handle.http.count_retry(RetryReason::Unsent);
+                Err(Failed::Unsent(back, reason)) => {
+                    again = Some(reason);
                     request = back;
                 }
                 Err(Failed::Again(copy, reason)) => {
-                    handle.http.count_retry(reason);
+                    again = Some(reason);
                     request = copy;
                     seeker.tried.push(backend);
                 }
