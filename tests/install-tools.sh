@@ -47,6 +47,8 @@ missing() {
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql-15
     [[ -e /usr/lib/nginx/modules/ngx_stream_module.so ]] || echo libnginx-mod-stream
     /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
+    /usr/bin/python3 -c 'import websockets' 2>/dev/null || echo python3-websockets
+    /usr/bin/python3 -c 'import grpc' 2>/dev/null || echo python3-grpcio
 }
 
 fail() {

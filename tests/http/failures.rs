@@ -1,5 +1,6 @@
 //! Backends that die, hang and crawl while requests run: what may be repeated is answered.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::process::Child;
 use std::process::Command;
@@ -48,10 +49,14 @@ impl Web {
         self.nginx = Some(Nginx::http(&server, addr));
     }
 
-    fn served(&self) -> usize {
+    fn log(&self) -> String {
         let log = self.nginx.as_ref().map(Nginx::access_log);
-        let log = log.unwrap_or_default();
-        log.lines().filter(|line| line.contains(" /load ")).count()
+        log.unwrap_or_default()
+    }
+
+    fn served(&self) -> usize {
+        let is_load = |line: &&str| line.contains(" /load");
+        self.log().lines().filter(is_load).count()
     }
 }
 
@@ -181,6 +186,74 @@ fn of_the_writes_only_those_in_flight_fail_and_none_is_sent_twice() {
     );
     assert!(served >= counted.succeeded, "{served}: {}", counted.text);
     assert!(served <= REQUESTS, "{served}: {}", counted.text);
+}
+
+/// Streams that a client of HTTP/2 has under way at once.
+const STREAMS: usize = 96;
+
+/// Writes over one connection of HTTP/2, each to a path of its own; what happens to the first
+/// backend in their midst. Each was executed at most once, and only those that it had fail.
+fn writes_over_http_2(happens: impl FnOnce(&mut [Web; 3])) {
+    let dir = tempfile::tempdir().unwrap();
+    let (paths, body) = (dir.path().join("paths"), dir.path().join("body"));
+    let path = |number| format!("/load/{number:05}");
+    let mut webs = [(); 3].map(|()| Web::start());
+    let addrs = webs.each_ref().map(|web| web.addr);
+    let stage = stage(&addrs, &format!("{CHECK}, {CLUSTER}"), "");
+    let urls: String = (0..REQUESTS)
+        .map(|number| format!("http://{}{}\n", stage.addr, path(number)))
+        .collect();
+    std::fs::write(&paths, urls).unwrap();
+    std::fs::write(&body, "a body that must not be sent twice").unwrap();
+    let [paths, body] = [paths, body].map(|path| path.display().to_string());
+    let streams = STREAMS.to_string();
+    let arguments = ["-c", "1", "-m", &streams, "-i", &paths, "-d", &body];
+    let mut load = Load::start(stage.addr, &arguments);
+    wait_until(PATIENCE, "the load runs", || {
+        webs[0].served() > REQUESTS / 30
+    });
+    happens(&mut webs);
+    assert!(
+        load.is_running(),
+        "the load was over before anything happened"
+    );
+    let counted = load.finish();
+    thaw(&mut webs);
+    let (succeeded, failed) = (counted.succeeded, counted.failed);
+    assert_eq!(succeeded + failed, REQUESTS, "{}", counted.text);
+    assert!(failed <= STREAMS, "{}", counted.text);
+    let logs: String = webs.iter().map(Web::log).collect();
+    let mut times = HashMap::<&str, usize>::new();
+    for line in logs.lines() {
+        if let Some(at) = line.find("/load/") {
+            *times.entry(&line[at..at + path(0).len()]).or_default() += 1;
+        }
+    }
+    let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    // What failed may have been executed; what succeeded was.
+    let executed = times.len();
+    assert!(executed >= succeeded, "{executed}: {}", counted.text);
+    assert!(executed <= REQUESTS, "{executed}: {}", counted.text);
+}
+
+/// A server that was frozen does what it had been sent before.
+fn thaw(webs: &mut [Web; 3]) {
+    let nginx = webs[0].nginx.as_ref().unwrap();
+    nginx.process().signal_tree(Signal::CONT);
+    if let Ok(mut client) = crate::world::Client::connect(webs[0].addr) {
+        assert_eq!(client.get("/thawed").unwrap().status, 200);
+    }
+}
+
+#[test]
+fn of_the_writes_over_http_2_only_those_in_flight_fail_when_a_backend_is_killed() {
+    writes_over_http_2(kill);
+}
+
+#[test]
+fn of_the_writes_over_http_2_only_those_in_flight_fail_when_a_backend_hangs() {
+    writes_over_http_2(freeze);
 }
 
 #[test]

@@ -4,6 +4,12 @@ use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::ClientConnection;
+use rustls::StreamOwned;
+use rustls::pki_types::ServerName;
 
 use crate::harness::Stage;
 
@@ -126,8 +132,14 @@ fn status_in_huffman(payload: &[u8]) -> Option<u16> {
     Some(status)
 }
 
+/// What an HTTP/2 connection runs on.
+trait Wire: Read + Write {}
+
+impl Wire for TcpStream {}
+impl Wire for StreamOwned<ClientConnection, TcpStream> {}
+
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     unread: Vec<u8>,
 }
 
@@ -139,21 +151,37 @@ impl Client {
 
     /// The same with these settings.
     pub fn with(stage: &Stage, wanted: &[(u16, u32)]) -> Self {
-        let mut client = Self::silent(stage);
-        client.send(PREFACE);
-        // Without a table, answers can be read as they are.
-        client.send(&settings(&[&[(HEADER_TABLE_SIZE, 0)], wanted].concat()));
-        client.send(&frame(SETTINGS, ACK, 0, b""));
-        client.until(|frame| frame.kind == SETTINGS && frame.flags == ACK);
-        client
+        Self::silent(stage).begun(wanted)
     }
 
     /// Says nothing yet.
     pub fn silent(stage: &Stage) -> Self {
+        Self::on(stage.connect())
+    }
+
+    /// Says nothing yet but what TLS needs.
+    pub fn secure(stage: &Stage, config: &Arc<ClientConfig>) -> Self {
+        let name = ServerName::try_from("a.test").unwrap();
+        let session = ClientConnection::new(Arc::clone(config), name).unwrap();
+        Self::on(StreamOwned::new(session, stage.connect()))
+    }
+
+    fn on(stream: impl Wire + 'static) -> Self {
         Self {
-            stream: stage.connect(),
+            stream: Box::new(stream),
             unread: Vec::new(),
         }
+    }
+
+    /// Says what a connection begins with, and waits until the proxy has agreed.
+    #[must_use]
+    pub fn begun(mut self, wanted: &[(u16, u32)]) -> Self {
+        self.send(PREFACE);
+        // Without a table, answers can be read as they are.
+        self.send(&settings(&[&[(HEADER_TABLE_SIZE, 0)], wanted].concat()));
+        self.send(&frame(SETTINGS, ACK, 0, b""));
+        self.until(|frame| frame.kind == SETTINGS && frame.flags == ACK);
+        self
     }
 
     /// A proxy that has heard enough may have closed already; what it says is what counts.
@@ -171,7 +199,7 @@ impl Client {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return None,
                 Ok(read) => self.unread.extend_from_slice(&buffer[..read]),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                Err(error) if is_end(&error) => return None,
                 Err(error) => panic!("the proxy neither answers nor closes: {error}"),
             }
         }
@@ -217,6 +245,12 @@ impl Client {
         let answer = self.until(|frame| frame.stream == stream && frame.kind == HEADERS);
         answer.status().unwrap()
     }
+}
+
+/// Over TLS an end that was not announced is an error, too.
+fn is_end(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
+    kinds.contains(&error.kind())
 }
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

@@ -4,10 +4,12 @@
 
 mod access;
 mod affinity;
+mod ages;
 mod answers;
 mod certificates;
 mod clients;
 mod conformance;
+mod counted;
 mod downgrade;
 mod drains;
 mod explained;
@@ -18,12 +20,17 @@ mod grpc;
 mod harness;
 mod holds;
 mod lenient;
+mod libraries;
 mod limits;
 mod observed;
 mod outliers;
+#[allow(dead_code, reason = "another test binary needs the rest")]
+#[path = "../tls/pki.rs"]
+mod pki;
 mod recorder;
 mod reloads;
 mod requests;
+mod resumption;
 mod retries;
 mod routes;
 mod rules;
@@ -32,4 +39,5 @@ mod stores;
 #[path = "../support/mod.rs"]
 mod support;
 mod upgrades;
+mod uploads;
 mod world;

@@ -211,6 +211,15 @@ impl Connection {
         Ok(())
     }
 
+    /// The next bytes behind a head, not kept.
+    pub fn read_exact(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let ahead = self.unread.len().min(bytes.len());
+        for (to, from) in bytes.iter_mut().zip(self.unread.drain(..ahead)) {
+            *to = from;
+        }
+        self.stream.read_exact(&mut bytes[ahead..])
+    }
+
     fn must_read(&mut self) -> io::Result<()> {
         match self.more()? {
             true => Ok(()),

@@ -96,6 +96,7 @@ impl Head {
             {
                 return Err(Violation::Version);
             }
+            _ if is_no_http(rest) => return Err(Violation::NotHttp),
             _ => return Err(Violation::RequestLine),
         };
         if target.is_empty() || target.contains(&b' ') {
@@ -230,6 +231,18 @@ impl Head {
         self.is_chunked = true;
         Ok(())
     }
+}
+
+/// Two words behind the first of which neither is HTTP/1's, such as the first line of a client that
+/// means HTTP/2 and gets it wrong.
+fn is_no_http(rest: &[u8]) -> bool {
+    let Some(space) = position(rest, b' ') else {
+        return false;
+    };
+    let (target, version) = (&rest[..space], &rest[space + 1..]);
+    let is_target = target.iter().any(|byte| b"/*:".contains(byte));
+    let is_version = version.len() >= 4 && version[..4].eq_ignore_ascii_case(b"HTTP");
+    !target.is_empty() && !is_target && !is_version && !version.contains(&b' ')
 }
 
 /// The only expectation there is (RFC 9110, section 10.1.1).

@@ -8,6 +8,8 @@ use std::fmt;
 pub enum Violation {
     /// Not `METHOD SP target SP HTTP/d.d`.
     RequestLine,
+    /// A line that nobody means as HTTP/1: neither its target nor its version looks like one.
+    NotHttp,
     /// More than one empty line before a request.
     EmptyLines,
     /// Longer than any method that is registered.
@@ -69,6 +71,7 @@ impl Violation {
     fn told(self) -> (u16, &'static str) {
         match self {
             Self::RequestLine => (400, "bad_request_line"),
+            Self::NotHttp => (400, "not_http"),
             Self::EmptyLines => (400, "empty_lines"),
             Self::Method => (501, "unknown_method"),
             Self::Target => (400, "bad_target"),

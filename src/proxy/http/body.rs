@@ -3,10 +3,6 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::Weak;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -27,6 +23,7 @@ use crate::proxy::http::link::Link;
 use crate::proxy::http::pool::Pool;
 use crate::proxy::http::record::Record;
 use crate::proxy::http::turn;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::http::upstream::Upstream;
 use crate::proxy::place::Place;
 
@@ -91,36 +88,8 @@ pub struct ClientBody {
     stall: Stall,
     /// What may still come.
     left: u64,
-    received: Arc<AtomicU64>,
-    /// The backend would take more: it is the client's turn.
-    is_asked: Arc<AtomicBool>,
+    upload: Arc<Upload>,
     link: Arc<Link>,
-}
-
-/// Looks at a client's body from outside: of a backend that takes nothing the body hears nothing.
-#[derive(Debug)]
-pub struct BodyWatch {
-    received: Arc<AtomicU64>,
-    /// Gone when the body has ended.
-    is_asked: Weak<AtomicBool>,
-    timeout: Duration,
-}
-
-impl BodyWatch {
-    /// Ends when the backend has taken nothing for one to two timeouts.
-    pub async fn stands_still(self) {
-        loop {
-            let before = self.received.load(Ordering::Relaxed);
-            tokio::time::sleep(self.timeout).await;
-            let Some(is_asked) = self.is_asked.upgrade() else {
-                return std::future::pending().await;
-            };
-            let has_moved = self.received.load(Ordering::Relaxed) != before;
-            if !has_moved && !is_asked.load(Ordering::Relaxed) {
-                return;
-            }
-        }
-    }
 }
 
 impl RequestBody {
@@ -136,22 +105,9 @@ impl RequestBody {
             incoming,
             stall: Stall::new(timeout),
             left: max_bytes.unwrap_or(u64::MAX),
-            received: record.received(),
-            is_asked: Arc::default(),
+            upload: record.upload(),
             link: Arc::clone(record.link()),
         }))
-    }
-
-    /// `None`: it cannot stand still.
-    pub fn watch(&self) -> Option<BodyWatch> {
-        let Self::Client(client) = self else {
-            return None;
-        };
-        Some(BodyWatch {
-            received: Arc::clone(&client.received),
-            is_asked: Arc::downgrade(&client.is_asked),
-            timeout: client.stall.timeout,
-        })
     }
 }
 
@@ -186,9 +142,8 @@ impl Body for RequestBody {
 
 impl ClientBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        self.is_asked.store(polled.is_pending(), Ordering::Relaxed);
-        match polled {
+        self.upload.take_back();
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     hop::strip_trailers(trailers);
@@ -199,7 +154,7 @@ impl ClientBody {
                     return Poll::Ready(Some(Err(BodyError(Cause::BodyTooLarge))));
                 };
                 self.left = left;
-                self.received.fetch_add(bytes, Ordering::Relaxed);
+                self.upload.give(bytes, self.link.cell.started.elapsed());
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => {
@@ -215,6 +170,12 @@ impl ClientBody {
     }
 }
 
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        self.upload.take_back();
+    }
+}
+
 /// What a client is sent.
 #[derive(Debug)]
 pub struct ResponseBody {
@@ -222,6 +183,10 @@ pub struct ResponseBody {
     /// The exchange lasts as long as its body.
     record: Record,
     has_ended: bool,
+    /// Other answers share the connection.
+    is_stream: bool,
+    /// Nothing is asked of the backend until the client takes something.
+    is_held_back: bool,
 }
 
 #[derive(Debug)]
@@ -231,12 +196,14 @@ pub enum Source {
 }
 
 impl ResponseBody {
-    pub fn new(source: Source, record: Record) -> Self {
+    pub fn new(source: Source, record: Record, is_stream: bool) -> Self {
         turn::pass_to_client();
         Self {
             source,
             record,
             has_ended: false,
+            is_stream,
+            is_held_back: false,
         }
     }
 }
@@ -372,7 +339,17 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         let polled = match &mut this.source {
             Source::Own(own) => Pin::new(own).poll_frame(cx).map_err(|never| match never {}),
-            Source::Backend(backend) => backend.poll(cx),
+            Source::Backend(_) if this.is_stream && !this.record.link().may_take(cx) => {
+                this.is_held_back = true;
+                return Poll::Pending;
+            }
+            Source::Backend(backend) => {
+                if std::mem::take(&mut this.is_held_back) {
+                    // The time was the client's.
+                    backend.stall.progress();
+                }
+                backend.poll(cx)
+            }
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {

@@ -11,12 +11,12 @@ use http::Response;
 
 use crate::cluster::BackendId;
 use crate::config::HedgeConfig;
+use crate::proxy::http::attempt::Attempt;
+use crate::proxy::http::attempt::Failed;
+use crate::proxy::http::attempt::Trail;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::body::Source;
-use crate::proxy::http::exchange::Attempt;
 use crate::proxy::http::exchange::Exchange;
-use crate::proxy::http::exchange::Failed;
-use crate::proxy::http::exchange::Trail;
 use crate::proxy::http::prepare::Prepared;
 use crate::proxy::http::retries;
 use crate::proxy::http::retries::Retries;

@@ -6,7 +6,6 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Waker;
@@ -19,6 +18,7 @@ use crate::protocol::http1::Violation;
 use crate::protocol::http2::Flood;
 use crate::proxy::Shared;
 use crate::proxy::handshake::Origin;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::registry::Transaction;
 use crate::proxy::transport::Transport;
@@ -69,6 +69,8 @@ struct State {
     flood: Option<Flood>,
     /// Waits for the exchanges under way.
     reader: Option<Waker>,
+    /// Answers that wait until the client takes something; see [`Link::may_take`].
+    takers: Vec<Waker>,
 }
 
 /// A backend that has switched protocols: its bytes are relayed from now on.
@@ -85,8 +87,8 @@ pub struct Upgrade {
 #[derive(Debug)]
 pub struct InFlight {
     link: Arc<Link>,
-    /// Of the request's body; the body counts on while the answer is on its way.
-    received: Arc<AtomicU64>,
+    /// Of the request's body, which goes on while the answer is on its way.
+    upload: Arc<Upload>,
 }
 
 impl InFlight {
@@ -94,14 +96,9 @@ impl InFlight {
         &self.link
     }
 
-    /// Bytes of the request's body so far.
-    pub fn received_bytes(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// For the request's body.
-    pub fn received(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.received)
+    /// How far the request's body has come.
+    pub fn upload(&self) -> &Arc<Upload> {
+        &self.upload
     }
 }
 
@@ -147,12 +144,15 @@ impl Link {
 
     /// Whether an answer that begins now is the connection's last.
     pub fn is_ending(&self) -> bool {
-        self.cell.grace().is_some()
-            || self
-                .retires
-                .is_some_and(|retires| retires <= Instant::now())
-            // Its worker may not have looked yet.
-            || self.entry().is_none()
+        // Its worker may not have looked yet.
+        self.retirement().is_some() || self.entry().is_none()
+    }
+
+    /// Why the connection takes no more requests, if it does not.
+    pub fn retirement(&self) -> Option<Cause> {
+        let is_old = |retires: &Instant| *retires <= Instant::now();
+        let of_age = || self.retires.filter(is_old).map(|_| Cause::MaxAge);
+        self.cell.grace().or_else(of_age)
     }
 
     /// Begins an exchange.
@@ -165,7 +165,7 @@ impl Link {
         self.stop_timing_head();
         InFlight {
             link: Arc::clone(self),
-            received: Arc::default(),
+            upload: Arc::default(),
         }
     }
 
@@ -247,10 +247,25 @@ impl Link {
     pub fn set_unblocked(&self) {
         if self.is_blocked.swap(false, Ordering::Relaxed) {
             self.cell.set_stalled_until(None);
-            if let Some(reader) = self.lock().reader.take() {
-                reader.wake();
+            let mut state = self.lock();
+            let takers = std::mem::take(&mut state.takers);
+            for waiting in takers.into_iter().chain(state.reader.take()) {
+                waiting.wake();
             }
         }
+    }
+
+    /// Whether an answer may take more from its backend. Each of many streams would fill buffers of
+    /// its own while their client takes nothing; otherwise the task is woken when it does.
+    pub fn may_take(&self, cx: &Context<'_>) -> bool {
+        if !self.is_blocked() {
+            return true;
+        }
+        let mut state = self.lock();
+        if !state.takers.iter().any(|it| it.will_wake(cx.waker())) {
+            state.takers.push(cx.waker().clone());
+        }
+        false
     }
 
     /// Whether bytes of the client's last request may still be on their way here.

@@ -5,9 +5,12 @@
 //! [`serve`], one request by [`exchange`]; connections to backends are pooled by each worker.
 
 mod access_log;
+mod asking;
+mod attempt;
 mod body;
 mod client_io;
 mod exchange;
+mod failure;
 mod hedge;
 mod link;
 mod outcome;
@@ -18,6 +21,7 @@ mod refusal;
 mod retries;
 mod serve;
 mod turn;
+mod upload;
 mod upstream;
 
 pub use access_log::AccessLogs;

@@ -1,7 +1,6 @@
 //! What is counted and told of one exchange, from its head to the end of its answer.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
@@ -20,6 +19,7 @@ use crate::proxy::http::access_log::AccessLog;
 use crate::proxy::http::access_log::Exchange;
 use crate::proxy::http::link::InFlight;
 use crate::proxy::http::link::Link;
+use crate::proxy::http::upload::Upload;
 use crate::routing::BackendHandle;
 use crate::routing::ClusterHandle;
 
@@ -95,9 +95,9 @@ impl Record {
         self.in_flight.link()
     }
 
-    /// The counter of the request's body.
-    pub fn received(&self) -> Arc<AtomicU64> {
-        self.in_flight.received()
+    /// How far the request's body has come.
+    pub fn upload(&self) -> Arc<Upload> {
+        Arc::clone(self.in_flight.upload())
     }
 
     pub fn set_cluster(&mut self, cluster: &Arc<ClusterHandle>) {
@@ -149,7 +149,7 @@ impl Record {
             target: told.target.clone(),
             version: told.version,
             status: self.status,
-            received_bytes: self.in_flight.received_bytes(),
+            received_bytes: self.in_flight.upload().bytes(),
             sent_bytes: self.sent_bytes,
             duration,
             first_byte: self.first_byte,

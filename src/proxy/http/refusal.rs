@@ -6,8 +6,12 @@ use http::StatusCode;
 
 use crate::protocol::http1::Violation;
 
-/// A whole HTTP/1.1 answer, after which the connection is closed.
-pub fn answer(violation: Violation) -> Vec<u8> {
+/// A whole HTTP/1.1 answer, after which the connection is closed; `None`: the client does not speak
+/// HTTP/1. A wrong preface of HTTP/2 is answered by the end alone (RFC 9113, 3.4).
+pub fn answer(violation: Violation) -> Option<Vec<u8>> {
+    if violation == Violation::NotHttp {
+        return None;
+    }
     let status = StatusCode::from_u16(violation.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let reason = status.canonical_reason().unwrap_or("Bad Request");
     let body = format!("{}: {reason}\n", violation.as_str());
@@ -19,5 +23,5 @@ pub fn answer(violation: Violation) -> Vec<u8> {
          Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    answer.into_bytes()
+    Some(answer.into_bytes())
 }

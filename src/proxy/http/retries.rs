@@ -5,12 +5,12 @@ use std::time::Duration;
 use http::Request;
 use http::StatusCode;
 
-use crate::config::HttpVersion;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::prepare::Prepared;
 use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
+use crate::routing::RetryReason;
 
 /// A copy of a request that may be sent again, and how often it may.
 #[derive(Debug)]
@@ -25,12 +25,10 @@ pub struct Retries<'a> {
 impl<'a> Retries<'a> {
     pub fn new(prepared: &'a Prepared, request: &Request<RequestBody>, link: &'a Link) -> Self {
         let may_be_had_again = matches!(request.body(), RequestBody::Empty);
-        let is_worth_a_copy = prepared.is_idempotent || prepared.version == HttpVersion::Two;
         Self {
             prepared,
             link,
-            copy: (prepared.retries > 0 && is_worth_a_copy && may_be_had_again)
-                .then(|| head_of(request)),
+            copy: (prepared.retries > 0 && may_be_had_again).then(|| head_of(request)),
             left: prepared.retries,
         }
     }
@@ -77,19 +75,23 @@ impl<'a> Retries<'a> {
     }
 
     /// After an answer that is worth another attempt: the file says so, or the backend is not the
-    /// one for this request (RFC 9110, 15.5.20). Without another attempt the client gets it.
+    /// one for this request and has not looked at it (RFC 9110, 15.5.20). Without another attempt
+    /// the client gets it.
     pub fn after_answer(
         &mut self,
         cluster: &ClusterTable,
         status: StatusCode,
-    ) -> Option<Request<RequestBody>> {
+    ) -> Option<(Request<RequestBody>, RetryReason)> {
         let http = cluster.config.http.as_deref();
         let is_named = http.is_some_and(|http| http.retry.statuses.contains(&status.as_u16()));
         let is_misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         if !(is_named || is_misdirected) || cluster.eligible_for(self.link.cell.intent) < 2 {
             return None;
         }
-        self.next(&cluster.handle)
+        if is_misdirected {
+            return Some((self.after_refusal()?, RetryReason::Refused));
+        }
+        Some((self.next(&cluster.handle)?, RetryReason::Status))
     }
 
     fn may(&self) -> bool {

@@ -58,7 +58,7 @@ const HEAD_SLACK_BYTES: usize = 4 << 10;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// What one HTTP/2 stream may have written that its client has not taken.
-const MAX_SEND_BUFFER_BYTES: usize = 64 << 10;
+const MAX_SEND_BUFFER_BYTES: usize = 32 << 10;
 
 /// Streams that a client has reset before anybody looked at them. The guard counts resets, too,
 /// and over time; this bounds what is held of them at once.
@@ -308,7 +308,7 @@ async fn serve_two(
     let mut is_told = false;
     let mut done = std::future::poll_fn(|cx| {
         // GOAWAY: a client that always has a request under way would never come to rest.
-        if !is_told && link.cell.grace().is_some() {
+        if !is_told && link.retirement().is_some() {
             is_told = true;
             connection.as_mut().graceful_shutdown();
         }
@@ -325,9 +325,11 @@ async fn serve_two(
         connection.as_mut().graceful_shutdown();
         done = timeout(LAST_WORDS, connection.as_mut()).await.ok();
     }
-    Stopped::Ended(match done {
-        None => severed(&link.cell),
-        Some(result) => end_of(link, result.err()),
+    Stopped::Ended(match (done, link.retirement()) {
+        (None, _) => severed(&link.cell),
+        // It was sent away, and has gone in order.
+        (Some(Ok(())), Some(cause)) if is_told => ended(Side::Proxy, cause),
+        (Some(result), _) => end_of(link, result.err()),
     })
 }
 
@@ -376,7 +378,7 @@ fn may_finish(link: &Link) -> bool {
 /// Tells a client what was wrong with its request; nothing of that request went to a backend.
 async fn refuse(client: &mut Transport, link: &Link) -> SessionEnd {
     if let Some(violation) = link.refusal() {
-        let answer = refusal::answer(violation);
+        let answer = refusal::answer(violation).unwrap_or_default();
         client.say_last(&answer).await;
         linger(client).await;
     }

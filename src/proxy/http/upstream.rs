@@ -78,6 +78,9 @@ pub struct Upstream {
 pub struct BackendIo {
     transport: Transport,
     cell: Arc<UpstreamCell>,
+    /// The backend has closed, and may have said why before: what it does not hear any more is not
+    /// sent, and what it has said is read.
+    is_deaf: bool,
 }
 
 impl UpstreamCell {
@@ -211,6 +214,7 @@ pub async fn open(
     let io = TokioIo::new(BackendIo {
         transport,
         cell: Arc::clone(&cell),
+        is_deaf: false,
     });
     let sender = match version {
         HttpVersion::One => {
@@ -269,6 +273,28 @@ impl BackendIo {
     pub fn into_transport(self) -> Transport {
         self.transport
     }
+
+    /// Counts what was written of `bytes`. hyper would give up an answer that is there already for
+    /// a request that cannot be finished: the end is left to the reading side.
+    fn note_write(&mut self, written: io::Result<usize>, bytes: usize) -> io::Result<usize> {
+        match written {
+            Ok(written) => {
+                add(&self.cell.sent, written);
+                Ok(written)
+            }
+            Err(error) if is_end(&error) => {
+                self.is_deaf = true;
+                Ok(bytes)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The peer has closed, and takes nothing any more.
+fn is_end(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    kinds.contains(&error.kind())
 }
 
 impl AsyncRead for BackendIo {
@@ -292,9 +318,11 @@ impl AsyncWrite for BackendIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.transport).poll_write(cx, bytes))?;
-        add(&this.cell.sent, written);
-        Poll::Ready(Ok(written))
+        if this.is_deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = ready!(Pin::new(&mut this.transport).poll_write(cx, bytes));
+        Poll::Ready(this.note_write(written, bytes.len()))
     }
 
     fn poll_write_vectored(
@@ -303,9 +331,12 @@ impl AsyncWrite for BackendIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.transport).poll_write_vectored(cx, slices))?;
-        add(&this.cell.sent, written);
-        Poll::Ready(Ok(written))
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        if this.is_deaf {
+            return Poll::Ready(Ok(bytes));
+        }
+        let written = ready!(Pin::new(&mut this.transport).poll_write_vectored(cx, slices));
+        Poll::Ready(this.note_write(written, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -313,7 +344,11 @@ impl AsyncWrite for BackendIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+        let this = self.get_mut();
+        match this.is_deaf {
+            true => Poll::Ready(Ok(())),
+            false => Pin::new(&mut this.transport).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -281,6 +281,10 @@ fn request_lines_have_one_form() {
         ("\r\n\r\nGET / HTTP/1.1", EmptyLines),
         ("\x16\x03\x01\x02\0\x01", ControlByte),
         ("SSH-2.0-OpenSSH_9.2", RequestLine),
+        ("INVALID CONNECTION PREFACE", NotHttp),
+        ("INVALID /CONNECTION PREFACE", RequestLine),
+        ("INVALID CONNECTION HTTPREFACE", RequestLine),
+        ("INVALID CONNECTION PREFACE OF HTTP", RequestLine),
     ];
     for (line, violation) in probes {
         let bytes = format!("{line}\r\nHost: a.example\r\n\r\n");
