@@ -1,3 +1,5 @@
+//! Who is believed about the client, and what is told to backends.
+
 use proptest::prelude::*;
 
 use super::*;

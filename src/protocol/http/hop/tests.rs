@@ -1,3 +1,5 @@
+//! The fields of one connection stop there, and nothing else changes.
+
 use proptest::prelude::*;
 
 use super::*;
