@@ -27,7 +27,7 @@ clippy:
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
-# CPU per operation beside HAProxy and nginx, at layer 4 and layer 7: about fifteen minutes.
+# CPU per operation beside HAProxy and nginx, at layer 4 and layer 7: about half an hour.
 bench: tools
 	cargo bench --locked --bench l4 --bench l7
 

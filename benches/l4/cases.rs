@@ -76,7 +76,7 @@ pub fn all() -> Vec<Case> {
         }),
         Case {
             cost: Cost::MemoryKib,
-            ..case("idle connection, KiB", echo, |proxy| load::idle(proxy, 300))
+            ..case("idle connection, KiB", echo, |proxy| load::idle(proxy, 500))
         },
     ]
 }
