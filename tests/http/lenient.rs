@@ -1,5 +1,6 @@
 //! What is unusual and allowed works: whoever refuses it breaks honest clients.
 
+use std::io::Read;
 use std::io::Write;
 
 use crate::harness::Plan;
@@ -79,6 +80,24 @@ fn an_answer_of_unknown_length_ends_a_connection_of_http_1_0() {
     assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
     let head = answer.to_ascii_lowercase();
     assert_eq!(field(&head, "transfer-encoding"), None, "{answer}");
+}
+
+/// An orderly close would say that this was all of it.
+#[test]
+fn half_an_answer_to_http_1_0_ends_in_a_reset() {
+    let halves: [&[u8]; 2] = [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+    ];
+    for half in halves {
+        let backend = Recorder::closing_after(half);
+        let stage = Plan::new(&[backend.addr()]).start();
+        let mut client = stage.connect();
+        client.write_all(b"GET /x HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        let error = client.read_to_end(&mut answer).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
 }
 
 /// The version in an answer is that of who sends it (RFC 9110, 2.5).

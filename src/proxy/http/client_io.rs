@@ -12,6 +12,7 @@ use std::time::Instant;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 
 use crate::cluster::Cause;
 use crate::protocol::http1::Guard;
@@ -94,6 +95,10 @@ impl ClientIo {
     /// Read ahead, and not taken yet.
     pub fn ahead(&self) -> &[u8] {
         &self.ahead
+    }
+
+    pub fn tcp(&self) -> &TcpStream {
+        self.transport.tcp()
     }
 
     pub fn into_transport(self) -> Transport {

@@ -12,6 +12,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::Version;
 
 use crate::cluster::Cause;
 use crate::protocol::http1::Violation;
@@ -54,6 +55,8 @@ pub struct Link {
     is_blocked: AtomicBool,
     /// No request has begun that has not ended.
     is_between: AtomicBool,
+    /// The client's last request was one of HTTP/1.0.
+    is_http_1_0: AtomicBool,
     /// The time for a head runs.
     is_head_timed: AtomicBool,
     state: Mutex<State>,
@@ -121,6 +124,7 @@ impl Link {
             oversized: AtomicU32::new(0),
             is_blocked: AtomicBool::new(false),
             is_between: AtomicBool::new(true),
+            is_http_1_0: AtomicBool::new(false),
             is_head_timed: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -271,6 +275,15 @@ impl Link {
     /// Whether bytes of the client's last request may still be on their way here.
     pub fn is_cut(&self) -> bool {
         !self.is_between.load(Ordering::Relaxed)
+    }
+
+    pub fn note_version(&self, version: Version) {
+        let is_http_1_0 = version == Version::HTTP_10;
+        self.is_http_1_0.store(is_http_1_0, Ordering::Relaxed);
+    }
+
+    pub fn is_http_1_0(&self) -> bool {
+        self.is_http_1_0.load(Ordering::Relaxed)
     }
 
     pub fn set_flood(&self, flood: Flood) {

@@ -227,6 +227,7 @@ async fn serve_one(
         let link = Arc::clone(link);
         service_fn(move |request: Request<Incoming>| {
             let in_flight = link.begin();
+            link.note_version(request.version());
             exchange::answer(request, Arc::clone(&link), in_flight)
         })
     };
@@ -248,8 +249,14 @@ async fn serve_one(
         Pin::new(&mut connection).graceful_shutdown();
         done = timeout(LAST_WORDS, &mut connection).await.ok();
     }
+    let is_unfinished =
+        link.in_flight() > 0 || matches!(&done, Some(Err(error)) if error.is_user());
     let parts = connection.into_parts();
     let io = parts.io.into_inner();
+    if is_unfinished && link.is_http_1_0() {
+        // Such a client takes an orderly close for the end of its answer (RFC 1945, 7.2.2).
+        net::reset_on_close(io.tcp());
+    }
     let ahead = [io.ahead().to_vec(), parts.read_buf.to_vec()].concat();
     match done {
         None if link.cell.severed_cause().is_some() => Stopped::Ended(severed(&link.cell)),
