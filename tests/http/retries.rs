@@ -10,12 +10,15 @@ use std::time::Duration;
 use crate::recorder::Recorder;
 use crate::recorder::ok;
 use crate::support::PATIENCE;
+use crate::support::evergate::Until;
+use crate::support::ports::free_addr;
 use crate::support::relay::FaultRelay;
 use crate::support::wait_until;
 use crate::world::CHECK;
 use crate::world::Client;
 use crate::world::TCP_CHECK;
 use crate::world::stage;
+use crate::world::stage_until;
 
 const IN_TURN: &str = "balance: {policy: round_robin}";
 
@@ -173,6 +176,34 @@ fn an_idle_connection_that_the_backend_has_closed_costs_nobody_a_request() {
     }
 }
 
+#[test]
+fn what_a_burst_needed_beyond_max_idle_is_closed_soon() {
+    const BURST: usize = 8;
+    let arrived = Arc::new(std::sync::Barrier::new(BURST));
+    let together = Arc::clone(&arrived);
+    let backend = Recorder::answering(move |head| {
+        if head.starts_with("GET /x ") {
+            together.wait();
+        }
+        ok("done")
+    });
+    let pool = "http: {max_idle: 2}";
+    let stage = stage(&[backend.addr()], &format!("{TCP_CHECK}, {pool}"), "");
+    std::thread::scope(|scope| {
+        for _ in 0..BURST {
+            scope.spawn(|| {
+                let mut client = Client::connect(stage.addr).unwrap();
+                assert_eq!(client.get("/x").unwrap().status, 200);
+            });
+        }
+    });
+    // Each worker keeps as many; a check may be open for a moment.
+    let port = backend.addr().port();
+    wait_until(PATIENCE, "two are kept by each of two workers", || {
+        (1..=4).contains(&open_connections(port))
+    });
+}
+
 /// Established connections of any process to this port.
 fn open_connections(port: u16) -> usize {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -237,6 +268,25 @@ fn a_read_that_a_backend_does_not_answer_is_given_to_another_in_time() {
     }
     assert!(count(&slow, "GET") > 0, "the slow one was never asked");
     hangs.store(false, Ordering::Release);
+}
+
+#[test]
+fn the_only_backend_that_is_left_is_not_given_up_for_being_slow() {
+    let slow = Recorder::answering(|head| {
+        if !head.starts_with("GET /check ") {
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        ok("slow")
+    });
+    let gone = free_addr();
+    let retry = "http: {retry: {attempt_timeout: 100ms}}";
+    let cluster = format!("{CHECK}, {retry}");
+    let stage = stage_until(Until::Ready, &[slow.addr(), gone], &cluster, "");
+    let evergate = &stage.evergate;
+    evergate.wait_for_metric("evergate_backend_up", &[], 1.0);
+    let reply = Client::connect(stage.addr).unwrap().get("/x").unwrap();
+    assert_eq!((reply.status, &reply.body[..]), (200, &b"slow"[..]));
+    assert_eq!(count(&slow, "GET"), 1);
 }
 
 #[test]

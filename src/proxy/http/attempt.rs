@@ -208,7 +208,7 @@ impl Exchange<'_> {
                 (sent, retry_after),
             );
         };
-        let patience = retries.patience().map(|limit| sent + limit);
+        let patience = retries.patience(cluster).map(|limit| sent + limit);
         let first = match patience {
             Some(patience) if self.deadline.is_none_or(|deadline| patience < deadline) => {
                 within(Some(patience), &mut sending).await
@@ -273,10 +273,12 @@ impl Exchange<'_> {
         }
         let began = self.link.cell.started;
         let timeout = self.prepared.config.limits.body_timeout;
+        // Boxed: few requests have a body.
+        let stalled = Box::pin(self.upload.stalled(began, timeout));
         tokio::select! {
             biased;
             answer = answer => answer.ok_or(Failed::Late),
-            () = self.upload.stalled(began, timeout) => Err(Failed::Lost(Cause::SendTimeout)),
+            () = stalled => Err(Failed::Lost(Cause::SendTimeout)),
         }
     }
 

@@ -139,14 +139,12 @@ impl Pool {
             .max_requests
             .is_some_and(|max| upstream.cell.requests() >= max.get());
         let is_served = upstream.cell.backend.fate(upstream.cell.intent) == Fate::Serve;
-        if is_used_up || !is_served {
+        if limits.max_idle == 0 || is_used_up || !is_served {
             return;
         }
+        // One that is over `max_idle` goes at the next sweep: under load it is wanted before.
         let mut state = self.lock();
         let idle = state.idle.entry(key(&upstream.cell)).or_default();
-        if idle.len() >= limits.max_idle {
-            return;
-        }
         idle.push(Idle {
             upstream,
             since: Instant::now(),
@@ -167,6 +165,8 @@ impl Pool {
         });
         for idle in state.idle.values_mut() {
             idle.retain(|it| it.is_fresh(now) && it.upstream.sender.is_ready());
+            let max = idle.last().map_or(0, |it| it.limits.max_idle);
+            idle.drain(..idle.len().saturating_sub(max));
         }
         state.idle.retain(|_, idle| !idle.is_empty());
         for shared in state.shared.values_mut() {

@@ -43,10 +43,18 @@ impl<'a> Retries<'a> {
         }
     }
 
-    /// How long an attempt may take while another may follow.
-    pub fn patience(&self) -> Option<Duration> {
-        let may_follow = self.may() && self.prepared.is_idempotent;
-        self.prepared.attempt_timeout.filter(|_| may_follow)
+    /// How long an attempt may take while another backend may be asked.
+    pub fn patience(&self, cluster: &ClusterTable) -> Option<Duration> {
+        let timeout = self.prepared.attempt_timeout?;
+        let may_follow = self.may() && self.prepared.is_idempotent && self.has_other(cluster);
+        may_follow.then_some(timeout)
+    }
+
+    /// Whether somebody is left beside those who were asked and the one who is being asked: the
+    /// answer that may yet come is worth more than none.
+    fn has_other(&self, cluster: &ClusterTable) -> bool {
+        let asked = self.prepared.retries.saturating_sub(self.left) + 1;
+        cluster.eligible_for(self.link.cell.intent) > asked as usize
     }
 
     /// After an attempt that had no effect.
@@ -85,7 +93,7 @@ impl<'a> Retries<'a> {
         let http = cluster.config.http.as_deref();
         let is_named = http.is_some_and(|http| http.retry.statuses.contains(&status.as_u16()));
         let is_misdirected = status == StatusCode::MISDIRECTED_REQUEST;
-        if !(is_named || is_misdirected) || cluster.eligible_for(self.link.cell.intent) < 2 {
+        if !(is_named || is_misdirected) || !self.has_other(cluster) {
             return None;
         }
         if is_misdirected {
