@@ -2,6 +2,7 @@
 //! through tables, waiting rooms and backends that failed, whatever the protocol.
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use crate::cluster::BackendId;
@@ -10,6 +11,7 @@ use crate::cluster::Name;
 use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
+use crate::cluster::WantedRole;
 use crate::config::Intent;
 use crate::proxy::Shared;
 use crate::proxy::dial::DialError;
@@ -27,6 +29,9 @@ use crate::routing::ClusterTable;
 use crate::routing::KeySource;
 use crate::routing::PickError;
 use crate::routing::PickRequest;
+
+/// Between two looks at a backend that is doubted.
+const DOUBT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Who seeks, and what a pick may know of it.
 pub trait Asker: Watched {
@@ -115,12 +120,23 @@ impl<'a, A: Asker> Seeker<'a, A> {
     pub async fn next(&mut self) -> Result<Found, SessionEnd> {
         loop {
             let (why, table) = match self.look()? {
+                Step::Found(found) if self.is_doubted(&found) => {
+                    drop(found);
+                    Box::pin(tokio::time::sleep(DOUBT_PAUSE)).await;
+                    continue;
+                }
                 Step::Found(found) => return Ok(found),
                 Step::Wait(why, table) => (why, table),
             };
             // Boxed: most find a place at once, and carry no waiting room with them.
             Box::pin(self.wait_again(why, &table)).await?;
         }
+    }
+
+    /// It has just refused a write; what that means is known in a moment.
+    fn is_doubted(&self, found: &Found) -> bool {
+        self.asker.intent().role == WantedRole::Primary
+            && found.place.backend().is_doubted(Instant::now())
     }
 
     async fn wait_again(&mut self, why: PickError, table: &ClusterTable) -> Result<(), SessionEnd> {

@@ -35,6 +35,12 @@ use crate::routing::tally::Mark;
 pub use cluster::ClusterHandle;
 pub use listener::ListenerHandle;
 
+/// The control plane has looked at a proof by then, and published what it means.
+const DOUBT: Duration = Duration::from_millis(50);
+/// Between two doubts: whoever proves things that are not so keeps others away for a twentieth of
+/// the time.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// One backend as the data plane sees it for the whole life of its sessions.
 #[derive(Debug)]
 pub struct BackendHandle {
@@ -44,6 +50,8 @@ pub struct BackendHandle {
     fates: Mutex<Fates>,
     lag: Lag,
     suspected: AtomicBool,
+    /// When a session was last refused a write.
+    doubted: Mutex<Option<Instant>>,
     active: AtomicU32,
     totals: Arc<Totals>,
     latency: PeakEwma,
@@ -60,6 +68,7 @@ impl BackendHandle {
             fates: Mutex::default(),
             lag: Lag::default(),
             suspected: AtomicBool::new(false),
+            doubted: Mutex::default(),
             active: AtomicU32::new(0),
             totals: Arc::default(),
             latency: PeakEwma::default(),
@@ -113,6 +122,25 @@ impl BackendHandle {
     /// A new session had better go elsewhere for the moment, if there is somebody.
     pub fn is_suspected(&self) -> bool {
         self.suspected.load(Ordering::Relaxed)
+    }
+
+    /// A session that came to write was refused it. The control plane will say what that means;
+    /// until then the next would be refused, too.
+    pub fn doubt(&self, now: Instant) {
+        let mut doubted = self.lock_doubted();
+        if doubted.is_none_or(|at| now.saturating_duration_since(at) >= DOUBT_INTERVAL) {
+            *doubted = Some(now);
+        }
+    }
+
+    /// Whether a session that comes to write had better wait for a moment.
+    pub fn is_doubted(&self, now: Instant) -> bool {
+        let doubted = *self.lock_doubted();
+        doubted.is_some_and(|at| now.saturating_duration_since(at) < DOUBT)
+    }
+
+    fn lock_doubted(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When it answered a session for the first time since this was armed.

@@ -166,6 +166,9 @@ impl Witness {
         let is_due = |last: Instant| now.saturating_duration_since(last) >= REPORT_INTERVAL;
         if self.last_report.is_none_or(is_due) {
             self.last_report = Some(now);
+            if cause == Cause::ReadOnly {
+                self.peer.backend.doubt(now);
+            }
             let backend = self.peer.backend.id;
             self.reporter.send(Report { backend, cause });
         }

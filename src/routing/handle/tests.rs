@@ -124,3 +124,19 @@ fn a_free_place_lets_one_of_each_role_try() {
     drop(tickets);
     assert_eq!(cluster.queued(), 0);
 }
+
+#[test]
+fn a_backend_that_refused_a_write_is_doubted_for_a_moment_and_not_again_at_once() {
+    let handle = backend();
+    let start = Instant::now();
+    assert!(!handle.is_doubted(start));
+    handle.doubt(start);
+    assert!(handle.is_doubted(start));
+    assert!(handle.is_doubted(start + DOUBT / 2));
+    handle.doubt(start + DOUBT / 2);
+    assert!(!handle.is_doubted(start + DOUBT));
+    handle.doubt(start + DOUBT);
+    assert!(!handle.is_doubted(start + DOUBT));
+    handle.doubt(start + DOUBT_INTERVAL);
+    assert!(handle.is_doubted(start + DOUBT_INTERVAL));
+}
