@@ -217,7 +217,7 @@ fn five_hundred_backends_at_100_ms_cost_less_than_a_core_and_no_thread_each() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let port = free_port();
     let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
-    let backends = Backend::at(everywhere, Behaviour::Silent);
+    let backends = Backend::at(everywhere, Behaviour::Echo);
     let listed: String = (0..500)
         .map(|index| {
             format!(
