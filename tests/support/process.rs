@@ -119,7 +119,9 @@ impl Process {
     /// Resident memory of its own: which pages of the binary are mapped says nothing.
     pub fn rss_bytes(&self) -> u64 {
         let status = self.proc_file("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
         let kilobytes = line.expect("RssAnon in /proc/PID/status");
         let kilobytes = kilobytes.trim().trim_end_matches(" kB");
         kilobytes.parse::<u64>().unwrap() * 1024

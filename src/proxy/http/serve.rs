@@ -58,7 +58,7 @@ const HEAD_SLACK_BYTES: usize = 4 << 10;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// What one HTTP/2 stream may have written that its client has not taken.
-const MAX_SEND_BUFFER_BYTES: usize = 32 << 10;
+const MAX_SEND_BUFFER_BYTES: usize = 16 << 10;
 
 /// Streams that a client has reset before anybody looked at them. The guard counts resets, too,
 /// and over time; this bounds what is held of them at once.

@@ -29,14 +29,14 @@ use crate::cluster::Cause;
 use crate::config::HttpVersion;
 use crate::config::Intent;
 use crate::proxy::dial::DialError;
-use crate::proxy::http::body::MAX_BUFFER_BYTES;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::transport::Transport;
 use crate::routing::BackendHandle;
 use crate::routing::Fate;
 
-/// Largest head of an answer.
-const MAX_HEAD_BYTES: usize = MAX_BUFFER_BYTES;
+/// Largest head of an answer, and largest piece of one. A client with many streams has so many
+/// pieces here while it takes none.
+const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 256;
 /// What one HTTP/2 connection may hold for one stream, and for all.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -222,7 +222,7 @@ pub async fn open(
             builder
                 .max_headers(MAX_HEADERS)
                 .max_header_size(MAX_HEAD_BYTES)
-                .max_buf_size(MAX_BUFFER_BYTES);
+                .max_buf_size(MAX_HEAD_BYTES);
             let (sender, connection) = builder.handshake(io).await.map_err(bad_protocol)?;
             drive(Arc::clone(&cell), connection.with_upgrades());
             Sender::One(sender)
