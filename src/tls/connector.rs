@@ -51,7 +51,7 @@ impl TlsConnector {
     /// Reads and checks all files.
     ///
     /// # Errors
-    /// Every file that is wrong, as for [`TlsAcceptor::load`], and a server name that is none.
+    /// Every file that is wrong, as for [`TlsAcceptor::load`](crate::tls::TlsAcceptor::load), and a server name that is none.
     pub fn load(config: &BackendTlsConfig) -> Result<Self, Vec<TlsError>> {
         Self::from_files(config, &connector_files(config))
     }
