@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::AdminState;
 use crate::cluster::Cause;
@@ -13,6 +14,10 @@ use crate::cluster::Name;
 use crate::cluster::Role;
 use crate::control::backend::Moment;
 use crate::routing::Counts;
+
+/// A server that is dying has reset its sessions and still passes a check: so soon after an error that is no
+/// good answer.
+const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// Happenings that wait to be taken. They are taken after every batch of events; a core
 /// whose happenings nobody takes must not grow for it.
@@ -139,6 +144,12 @@ impl Watch {
     /// A check of this backend passed, and all that follows from it is decided.
     pub fn passed(&mut self, backend: &Name, counts: Counts, now: Moment) {
         if let Some(seen) = self.seen.get_mut(backend) {
+            let is_fresh = |(at, _): (Moment, Cause)| {
+                now.instant.saturating_duration_since(at.instant) < LAST_BREATH
+            };
+            if seen.before.first_error.is_some_and(is_fresh) {
+                return;
+            }
             seen.before = Before {
                 last_good: Some(now),
                 first_error: None,
@@ -325,5 +336,56 @@ fn why_not_eligible(sight: &Sight<'_>) -> Cause {
     match sight.admin {
         AdminState::Ready => sight.health_cause,
         AdminState::Drain | AdminState::Maintenance => Cause::AdminCommand,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Went wrong once: of five sessions that a dying server had reset, two were counted as lost
+    /// before the outage, because a check passed in between.
+    #[test]
+    fn a_check_that_passes_right_after_an_error_is_no_good_answer() {
+        let (cluster, name) = (Name::from("a"), Name::from("db1"));
+        let sight = Sight {
+            name: &name,
+            health: Health::Up,
+            health_cause: Cause::CheckPassed,
+            admin: AdminState::Ready,
+            role: Role::Unknown,
+            role_cause: Cause::Started,
+            timeline: None,
+            is_eligible: true,
+            ejected: None,
+        };
+        let scene = Scene {
+            cluster: &cluster,
+            backends: &[sight],
+            tells_roles: false,
+            is_split_brain: false,
+        };
+        let start = Moment::now();
+        let after = |delay: Duration| Moment {
+            instant: start.instant + delay,
+            ..start
+        };
+        let lost = |lost| Counts {
+            lost,
+            ..Counts::default()
+        };
+        let mut watch = Watch::default();
+        watch.look(scene, start);
+        watch.passed(&name, lost(0), start);
+        watch.failed(&cluster, &name, Cause::Reset, after(LAST_BREATH / 4));
+        watch.passed(&name, lost(2), after(LAST_BREATH / 2));
+        let before = watch.before(&name);
+        assert_eq!(before.counts, lost(0));
+        assert!(before.first_error.is_some());
+        // It lives after all.
+        watch.passed(&name, lost(2), after(2 * LAST_BREATH));
+        let before = watch.before(&name);
+        assert_eq!(before.counts, lost(2));
+        assert!(before.first_error.is_none());
     }
 }
