@@ -27,10 +27,6 @@ use crate::proxy::http::upload::Upload;
 use crate::proxy::http::upstream::Upstream;
 use crate::proxy::place::Place;
 
-/// What a connection may hold in one direction while its peer takes nothing: enough for a fast
-/// transfer, and bounded for many clients that do not read.
-pub const MAX_BUFFER_BYTES: usize = 32 << 10;
-
 /// Why a body came to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyError(pub Cause);

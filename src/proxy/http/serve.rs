@@ -29,7 +29,6 @@ use crate::protocol::http1::Limits;
 use crate::protocol::http2::Flood;
 use crate::protocol::http2::FrameGuard;
 use crate::proxy::Shared;
-use crate::proxy::http::body::MAX_BUFFER_BYTES;
 use crate::proxy::http::client_io::ClientIo;
 use crate::proxy::http::client_io::LINGER;
 use crate::proxy::http::client_io::MAX_DRAINED_BYTES;
@@ -53,6 +52,9 @@ use crate::proxy::worker::Worker;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A connection that ends has this long to send its last answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What a connection of HTTP/1.1 may hold in one direction while its client takes nothing: enough
+/// for a fast transfer, and bounded for many clients that do not read.
+const MAX_BUFFER_BYTES: usize = 32 << 10;
 /// hyper counts a head's bytes a little differently from the guard, which comes first.
 const HEAD_SLACK_BYTES: usize = 4 << 10;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
