@@ -62,6 +62,15 @@ pub fn reserve(kind: &str, range: Range<u32>) -> u32 {
     panic!("every {kind} of {range:?} is in use");
 }
 
+/// A socket on a free port. Connections of a process before us may still rest on it.
+fn bound() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let addr = free_addr();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&addr.into()).unwrap();
+    (socket, addr)
+}
+
 /// A port that refuses connections and that nobody else can listen on meanwhile.
 pub struct RefusingPort {
     socket: Socket,
@@ -69,8 +78,7 @@ pub struct RefusingPort {
 
 impl RefusingPort {
     pub fn new() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&free_addr().into()).unwrap();
+        let (socket, _) = bound();
         Self { socket }
     }
 
@@ -87,9 +95,7 @@ pub struct FullBacklog {
 
 impl FullBacklog {
     pub fn new() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let addr = free_addr();
-        socket.bind(&addr.into()).unwrap();
+        let (socket, addr) = bound();
         socket.listen(0).unwrap();
         let fillers = (0..4)
             .map(|_| {
