@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+use std::time::Instant;
 
 /// What the clients of one stack saw in one run.
 #[derive(Debug, Clone)]
@@ -32,15 +33,29 @@ pub struct Writes {
     pub doubled: usize,
 }
 
+/// What all stacks made of one event.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// One for each stack and one for the oracle, always in the same order.
+    pub samples: Vec<Sample>,
+    /// The longest time in which nothing came back to the oracle, not even an error.
+    pub silence: Duration,
+}
+
 /// All runs of one event.
 #[derive(Debug, Clone)]
 pub struct Table {
     event: &'static str,
-    runs: usize,
+    counted_runs: usize,
+    stalled_runs: usize,
     failed_runs: usize,
     /// In the order of the first run.
     rows: Vec<Vec<Sample>>,
 }
+
+/// A longer silence of the oracle is the machine's, and hides what the stacks do: some servers live
+/// in every event, and the oracle asks each of them every 10 ms.
+pub const MAX_SILENCE: Duration = Duration::from_millis(100);
 
 const HEAD: [&str; 9] = [
     "stack",
@@ -58,29 +73,34 @@ impl Table {
     pub fn new(event: &'static str) -> Self {
         Self {
             event,
-            runs: 0,
+            counted_runs: 0,
+            stalled_runs: 0,
             failed_runs: 0,
             rows: Vec::new(),
         }
     }
 
-    /// The samples of one run, one for each stack, always in the same order.
-    pub fn add(&mut self, samples: Vec<Sample>) {
-        self.runs += 1;
-        self.rows.resize(samples.len(), Vec::new());
-        for (row, sample) in self.rows.iter_mut().zip(samples) {
+    /// Counts for all stacks or, when the machine stalled, for none.
+    pub fn add(&mut self, run: Run) {
+        if run.silence > MAX_SILENCE {
+            self.stalled_runs += 1;
+            return;
+        }
+        self.counted_runs += 1;
+        self.rows.resize(run.samples.len(), Vec::new());
+        for (row, sample) in self.rows.iter_mut().zip(run.samples) {
             row.push(sample);
         }
     }
 
-    /// The cluster broke rather than a stack, so there is nothing to compare.
+    /// The cluster broke, or a stack was not ready for the event: there is nothing to compare.
     pub fn add_a_failed_run(&mut self) {
         self.failed_runs += 1;
     }
 
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let mut text = format!("### {}, {}\n\n", self.event, self.counted_runs());
+        let mut text = format!("### {}, {}\n\n", self.event, self.runs());
         text += &line(&HEAD.map(str::to_owned));
         text += &line(&HEAD.map(|_| "---".to_owned()));
         for row in &self.rows {
@@ -89,19 +109,16 @@ impl Table {
         text
     }
 
-    fn counted_runs(&self) -> String {
-        let plural = if self.runs == 1 { "" } else { "s" };
-        let failed = match self.failed_runs {
-            0 => String::new(),
-            failed => format!(" ({failed} more in which the cluster broke)"),
-        };
-        format!("{} run{plural}{failed}", self.runs)
+    fn runs(&self) -> String {
+        let (counted, stalled, failed) = (self.counted_runs, self.stalled_runs, self.failed_runs);
+        let all = counted + stalled + failed;
+        format!("{counted} of {all} runs count ({stalled} stalled, {failed} failed)")
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n{}, {}", self.event, self.counted_runs())?;
+        writeln!(f, "\n{}, {}", self.event, self.runs())?;
         let mut lines = vec![HEAD.map(str::to_owned)];
         lines.extend(self.rows.iter().map(|row| cells(row)));
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
@@ -164,6 +181,21 @@ fn errors_of(row: &[Sample]) -> String {
         shown.push("–".to_owned());
     }
     shown.join(", ")
+}
+
+/// The longest time between two of these, which are in the order of time.
+pub fn longest_gap(
+    first: Instant,
+    between: impl Iterator<Item = Instant>,
+    last: Instant,
+) -> Duration {
+    let mut longest = Duration::ZERO;
+    let mut previous = first;
+    for at in between.chain([last]) {
+        longest = longest.max(at.saturating_duration_since(previous));
+        previous = at;
+    }
+    longest
 }
 
 /// The nearest rank; of 20 runs the 99th is the worst.

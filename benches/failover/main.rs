@@ -5,6 +5,9 @@
 //! event, the same promotion and the same noise of the machine. Beside them an oracle asks every
 //! node directly every 10 ms: what a stack's clients went without beyond it is the stack's doing.
 //!
+//! A run in which even the oracle heard nothing for long says what the machine does, and counts for
+//! no stack.
+//!
 //! Prints a table after each event and all of them as Markdown at the end. Timings are printed and
 //! judged by the reader; counts are asserted in `make test`.
 //!
@@ -66,14 +69,21 @@ fn measure(event: Event, runs: u64) -> Table {
     for run in 1..=runs {
         let _watchdog = Watchdog::bites_after(LONGEST_RUN);
         match catch_unwind(AssertUnwindSafe(|| stage.run())) {
-            Ok(samples) => table.add(samples),
+            Ok(outcome) => {
+                let silence = outcome.silence.as_millis();
+                eprintln!(
+                    "{}: run {run} of {runs}, the oracle was silent for {silence} ms at most",
+                    event.name()
+                );
+                table.add(outcome);
+            }
             // Patroni did not repair its cluster, say. It has been printed, and it is counted.
             Err(_) => {
+                eprintln!("{}: run {run} of {runs} failed", event.name());
                 table.add_a_failed_run();
                 stage = Stage::set_for(event);
             }
         }
-        eprintln!("{}: run {run} of {runs}", event.name());
     }
     println!("{table}");
     table

@@ -11,6 +11,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::figures::Sample;
+use crate::figures::longest_gap;
 use crate::support::PATIENCE;
 use crate::support::client::Dialect;
 use crate::support::client::Failure;
@@ -25,6 +26,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// PostgreSQL forks for each new session; seven loads of these are most of what it bears here.
 const PAUSE_OF_NEW: Duration = Duration::from_millis(25);
 const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
+/// A kept session asks dozens of times in it, also on a busy machine.
+const LATELY: Duration = Duration::from_millis(500);
+const WHO_ANSWERS: &str = "select host(inet_server_addr()) || ':' || inet_server_port()";
 
 pub struct Readers {
     name: &'static str,
@@ -41,8 +45,16 @@ struct Shared {
 #[derive(Default)]
 struct Seen {
     /// In the order of time.
-    answers: Vec<Instant>,
+    answers: Vec<Answer>,
     failures: Vec<Failure>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    at: Instant,
+    /// Which server gave it, by its own word.
+    by: SocketAddr,
+    to: Habit,
 }
 
 /// Whether a reader comes anew for each statement.
@@ -75,22 +87,29 @@ impl Readers {
         wait_until(PATIENCE * 2, "answers to readers", || count() >= goal);
     }
 
+    /// Whether this server has answered a kept session lately.
+    pub fn use_server(&self, server: SocketAddr) -> bool {
+        let now = Instant::now();
+        let seen = self.shared.seen.lock().unwrap();
+        let mut lately = seen
+            .answers
+            .iter()
+            .rev()
+            .take_while(|answer| now.saturating_duration_since(answer.at) < LATELY);
+        lately.any(|answer| answer.to == Habit::KeepsItsSession && answer.by == server)
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The longest time without an answer since `from`; the caller subtracts the oracle's.
     pub fn finish(mut self, from: Instant) -> Sample {
         let now = Instant::now();
         self.stop();
         let seen = std::mem::take(&mut *self.shared.seen.lock().unwrap());
-        let mut outage = Duration::ZERO;
-        let mut previous = from;
-        for answer in seen
-            .answers
-            .into_iter()
-            .filter(|at| *at > from)
-            .chain([now])
-        {
-            outage = outage.max(answer.saturating_duration_since(previous));
-            previous = answer;
-        }
+        let answers = seen.answers.iter().map(|answer| answer.at);
+        let outage = longest_gap(from, answers.filter(|at| *at > from), now);
         let count = |is: fn(&Failure) -> bool| seen.failures.iter().filter(|it| is(it)).count();
         Sample {
             name: self.name,
@@ -132,11 +151,17 @@ fn read(addr: SocketAddr, habit: Habit, shared: &Shared) {
                 }
             },
         };
-        let answer = open.query("select 1");
+        let answer = open
+            .query(WHO_ANSWERS)
+            .map(|rows| rows[0][0].parse().unwrap());
         let mut seen = shared.seen.lock().unwrap();
         match answer {
-            Ok(_) => {
-                seen.answers.push(Instant::now());
+            Ok(by) => {
+                seen.answers.push(Answer {
+                    at: Instant::now(),
+                    by,
+                    to: habit,
+                });
                 if habit == Habit::KeepsItsSession {
                     session = Some(open);
                 }

@@ -8,13 +8,12 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::figures::Sample;
+use crate::figures::Run;
 use crate::nodes::Authority;
 use crate::nodes::Intent;
 use crate::nodes::Node;
 use crate::nodes::Nodes;
 use crate::role_teller::RoleTeller;
-use crate::stacks::Running;
 use crate::stacks::Stack;
 use crate::support::pg_cluster::PostgresCluster;
 use crate::support::pg_node::PgNode;
@@ -25,7 +24,7 @@ use crate::writers::Load;
 const SPLIT: Duration = Duration::from_secs(8);
 
 /// A cluster of its own for each run: two histories cannot be made one again in less time.
-pub fn run() -> Vec<Sample> {
+pub fn run() -> Run {
     let cluster = PostgresCluster::start(1);
     let (old, new) = (cluster.node(0), cluster.node(1));
     let tellers: Vec<RoleTeller> = cluster
@@ -34,9 +33,7 @@ pub fn run() -> Vec<Sample> {
         .map(|node| RoleTeller::of(node.addr()))
         .collect();
     let nodes = nodes(&cluster, &tellers);
-    let stacks: Vec<Running> = Stack::ALL
-        .map(|stack| stack.start(&nodes, Intent::Write))
-        .into();
+    let stacks = Stack::start_all(&nodes, Intent::Write);
     let load = Load::start(&stacks, &nodes);
 
     new.promote();

@@ -89,8 +89,12 @@ impl Stack {
         }
     }
 
+    pub fn start_all(nodes: &Nodes, intent: Intent) -> Vec<Running> {
+        Self::ALL.map(|stack| stack.start(nodes, intent)).into()
+    }
+
     /// Starts it and waits until it lets a client in.
-    pub fn start(self, nodes: &Nodes, intent: Intent) -> Running {
+    fn start(self, nodes: &Nodes, intent: Intent) -> Running {
         let mut running = Running {
             stack: self,
             addr: free_addr(),

@@ -6,8 +6,10 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::figures::Run;
 use crate::figures::Sample;
 use crate::figures::Writes;
+use crate::figures::longest_gap;
 use crate::nodes::Nodes;
 use crate::stacks::Running;
 use crate::stacks::Stack;
@@ -62,13 +64,14 @@ impl Load {
     }
 
     /// Compares all that writers saw with what `primary` holds, which took over at `taken_over`.
-    pub fn judge(self, primary: SocketAddr, taken_over: Instant, stuck: &[Stack]) -> Vec<Sample> {
+    pub fn judge(self, primary: SocketAddr, taken_over: Instant, stuck: &[Stack]) -> Run {
         let records: Vec<(Stack, Record)> = self
             .loads
             .into_iter()
             .map(|(stack, load)| (stack, load.finish()))
             .collect();
         let oracle = self.oracle.finish();
+        let silence = silence_of(&oracle);
         let baseline = oracle.verdict(primary);
         let mut samples: Vec<Sample> = records
             .iter()
@@ -91,7 +94,7 @@ impl Load {
         oracle.errors.clear();
         (oracle.failed_connections, oracle.read_only_errors) = (None, None);
         samples.push(oracle);
-        samples
+        Run { samples, silence }
     }
 }
 
@@ -103,6 +106,12 @@ pub fn clean_up() -> String {
 
 fn table_of(stack: Stack) -> String {
     format!("writes_{}", stack.short())
+}
+
+/// The longest time in which no attempt ended at any node, well or badly.
+fn silence_of(oracle: &Record) -> Duration {
+    let ends = oracle.attempts.iter().map(|attempt| attempt.ended);
+    longest_gap(oracle.began, ends, oracle.ended)
 }
 
 fn sample(name: &'static str, record: &Record, verdict: &Verdict, taken_over: Instant) -> Sample {
