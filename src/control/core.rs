@@ -121,15 +121,7 @@ impl Core {
         admin: AdminState,
         now: Moment,
     ) -> Result<(), CommandError> {
-        let known = self.clusters.keys().cloned().collect::<Vec<_>>();
-        let Some(state) = self.clusters.get_mut(cluster) else {
-            return Err(unknown("cluster", cluster, &known));
-        };
-        let names = state.backends.iter().map(|state| &state.handle.name);
-        let names = names.cloned().collect::<Vec<_>>();
-        let Some(position) = names.iter().position(|name| **name == *backend) else {
-            return Err(unknown("backend", backend, &names));
-        };
+        let (state, position) = self.named(cluster, backend)?;
         let found = &mut state.backends[position];
         let id = found.handle.id;
         let was = found.set_admin(admin, now);
@@ -181,6 +173,24 @@ impl Core {
     /// A table with everything that changed has to be published.
     pub fn has_changed(&self) -> bool {
         self.clusters.values().any(|cluster| cluster.changed)
+    }
+
+    /// A backend as people call it: its cluster, and where it is there.
+    fn named(
+        &mut self,
+        cluster: &str,
+        backend: &str,
+    ) -> Result<(&mut ClusterState, usize), CommandError> {
+        let known = self.clusters.keys().cloned().collect::<Vec<_>>();
+        let Some(state) = self.clusters.get_mut(cluster) else {
+            return Err(unknown("cluster", cluster, &known));
+        };
+        let names = state.backends.iter().map(|state| &state.handle.name);
+        let names = names.cloned().collect::<Vec<_>>();
+        let Some(position) = names.iter().position(|name| **name == *backend) else {
+            return Err(unknown("backend", backend, &names));
+        };
+        Ok((state, position))
     }
 
     fn find(&mut self, id: BackendId) -> Option<&mut BackendState> {

@@ -21,11 +21,15 @@ use crate::config::LogConfig;
 use crate::config::LogFormat;
 use crate::config::LogLevel;
 use crate::config::OnDead;
+use crate::config::OutlierConfig;
 use crate::config::Panic;
 use crate::config::Policy;
 use crate::config::Protocol;
 use crate::config::SessionPolicy;
 use crate::config::WaitLimit;
+use crate::control::evidence::Evidence;
+use crate::control::evidence::PostgresEvidence;
+use crate::control::evidence::RedisEvidence;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const DRAIN: Duration = Duration::from_secs(60);
@@ -117,5 +121,47 @@ pub fn config(clusters: Vec<ClusterConfig>) -> Config {
         drain_timeout: DRAIN,
         shutdown_delay: Duration::ZERO,
         max_connections: 100,
+    }
+}
+
+/// A primary on this timeline, or a replica.
+pub fn postgres(timeline: Option<u32>) -> Evidence {
+    Evidence::Postgres(PostgresEvidence {
+        is_in_recovery: timeline.is_none(),
+        is_writable: timeline.is_some(),
+        system_identifier: 7,
+        timeline: timeline.unwrap_or(1),
+        received_lsn: 100,
+        replayed_lsn: 100,
+        connections_used: 1,
+        connections_allowed: 100,
+    })
+}
+
+/// A primary or replica with these replication ids.
+pub fn redis(id: &str, previous: Option<&str>, is_primary: bool) -> Evidence {
+    Evidence::Redis(RedisEvidence {
+        is_primary,
+        is_linked: true,
+        replication_id: id.to_owned(),
+        previous_id: previous.map(str::to_owned),
+        offset: 100,
+        connections_used: 1,
+        connections_allowed: 10_000,
+    })
+}
+
+pub fn outliers() -> OutlierConfig {
+    OutlierConfig {
+        consecutive_5xx: 5,
+        consecutive_gateway: 3,
+        success_rate_factor: 1.5,
+        latency_factor: 3.0,
+        min_requests: 100,
+        min_backends: 4,
+        interval: SECOND * 10,
+        base_ejection: SECOND * 30,
+        max_ejection: SECOND * 300,
+        max_ejected: 0.5,
     }
 }

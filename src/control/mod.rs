@@ -11,6 +11,8 @@ mod discovery;
 mod evidence;
 mod failover;
 #[cfg(test)]
+mod fakes;
+#[cfg(test)]
 mod fixtures;
 mod happening;
 mod health;

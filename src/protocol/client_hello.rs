@@ -257,6 +257,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::corpus::seeds;
 
     fn with_length(bytes: &[u8]) -> Vec<u8> {
         [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
@@ -450,11 +451,9 @@ mod tests {
 
     #[test]
     fn the_corpus_holds() {
-        let seeds = std::fs::read_dir("fuzz/corpus/client_hello").unwrap();
-        let count = seeds
-            .map(|seed| fuzz(&std::fs::read(seed.unwrap().path()).unwrap()))
-            .count();
-        assert!(count > 0, "no seeds");
+        for seed in seeds("client_hello") {
+            fuzz(&seed);
+        }
     }
 
     proptest! {

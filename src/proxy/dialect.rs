@@ -105,7 +105,7 @@ impl Dialect {
                 Some(Box::new(Follow::Postgres(follow)))
             }
             Self::Redis => {
-                let follow = redis::Follow::new(peer, Arc::clone(shared), has_begun);
+                let follow = redis::Follow::new(peer, shared.reporter.clone(), has_begun);
                 Some(Box::new(Follow::Redis(follow)))
             }
         }

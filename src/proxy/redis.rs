@@ -1,8 +1,6 @@
 //! Redis in session mode: the first bytes of a client are judged before a server sees them, the
 //! replies are followed for proof that the server is not what it was. Nothing is changed.
 
-use std::sync::Arc;
-
 use crate::cluster::Cause;
 use crate::cluster::SessionEnd;
 use crate::cluster::WantedRole;
@@ -11,10 +9,10 @@ use crate::protocol::redis::follower::ServerFollower;
 use crate::protocol::redis::opening;
 use crate::protocol::redis::opening::Opening;
 use crate::protocol::redis::refusal::Code;
-use crate::proxy::Shared;
 use crate::proxy::dialect::Peer;
 use crate::proxy::dialect::Verdict;
 use crate::proxy::witness::Witness;
+use crate::report::Reporter;
 
 /// Follows one session.
 #[derive(Debug)]
@@ -27,11 +25,11 @@ pub struct Follow {
 
 impl Follow {
     /// `has_begun`: the client's first bytes were judged, and went to another server in vain.
-    pub fn new(peer: Peer, shared: Arc<Shared>, has_begun: bool) -> Self {
+    pub fn new(peer: Peer, reporter: Reporter, has_begun: bool) -> Self {
         Self {
             opening: (!has_begun).then(Vec::new),
             server: ServerFollower::new(),
-            witness: Witness::new(peer, shared),
+            witness: Witness::new(peer, reporter),
         }
     }
 

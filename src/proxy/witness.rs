@@ -1,14 +1,14 @@
 //! What a session tells of its backend: a reason to ask it, never a verdict.
 
-use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::cluster::Cause;
 use crate::cluster::WantedRole;
-use crate::proxy::Shared;
 use crate::proxy::dialect::Peer;
 use crate::report::Report;
+use crate::report::Reporter;
+use crate::throttle::CauseLimits;
 
 /// Between two reports of one session: a client that fails all the time proves nothing new.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -17,17 +17,22 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Witness {
     peer: Peer,
-    shared: Arc<Shared>,
+    reporter: Reporter,
     last_report: Option<Instant>,
 }
 
 impl Witness {
-    pub fn new(peer: Peer, shared: Arc<Shared>) -> Self {
+    pub fn new(peer: Peer, reporter: Reporter) -> Self {
         Self {
             peer,
-            shared,
+            reporter,
             last_report: None,
         }
+    }
+
+    /// Whose answers these are.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// The session came to write: a read-only answer is news.
@@ -45,13 +50,12 @@ impl Witness {
                 self.peer.backend.doubt(now);
             }
             let backend = self.peer.backend.id;
-            self.shared.reporter.send(Report { backend, cause });
+            self.reporter.send(Report { backend, cause });
         }
     }
 
     /// Tells the operator of what no honest server does.
-    pub fn accuse_of_robbery(&self) {
-        let warnings = &self.shared.refusal_warnings;
+    pub fn accuse_of_robbery(&self, warnings: &CauseLimits) {
         if let Some(admitted) = warnings.admit(Cause::BadProtocol, Instant::now()) {
             tracing::warn!(
                 cluster = %self.peer.backend.cluster,

@@ -192,7 +192,7 @@ fn a_rest_api_that_lies_decides_nothing() {
     let bind = free_addr();
     let evergate = Evergate::start(&file_with(&cluster, bind, fronts.port, CHECK));
     let leader = cluster.node(0);
-    names(&evergate, leader);
+    names(&evergate, leader.addr());
     let rss_before = evergate.rss_bytes();
     let workload = Workload::through(Dialect::Postgres, bind).start();
     workload.wait_for_writes(100);

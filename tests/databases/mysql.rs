@@ -15,9 +15,8 @@ use crate::support::client::USER;
 use crate::support::evergate::Evergate;
 use crate::support::mariadb::MariaDbPair;
 use crate::support::mariadb::PASSWORD;
+use crate::support::mariadb::mariadb;
 use crate::support::ports::free_addr;
-use crate::support::process::installed;
-use crate::support::process::output_of;
 use crate::support::wait_until;
 use crate::support::workload::Workload;
 
@@ -69,23 +68,9 @@ fn checked(interval: &str) -> String {
     )
 }
 
-/// The command line client of MariaDB, with more options.
-fn mariadb(addr: SocketAddr, options: &[&str], statement: &str) -> Output {
-    let client = installed("mariadb", "mariadb-client");
-    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
-    let place = [
-        client.as_str(),
-        "--no-defaults",
-        "-h",
-        &ip,
-        "-P",
-        &port,
-        "-u",
-        USER,
-        "-N",
-        "-B",
-    ];
-    output_of(&[&place, options, &["-e", statement]].concat(), &[])
+/// By the command line client, which prints the bare rows.
+fn query(addr: SocketAddr, options: &[&str], statement: &str) -> Output {
+    mariadb(addr, USER, &[&["-N", "-B"], options].concat(), statement)
 }
 
 #[track_caller]
@@ -103,11 +88,11 @@ fn session(addr: SocketAddr) -> Session {
 fn the_clients_of_mariadb_reach_the_server_of_their_role() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let stage = Stage::with(&checked("500ms"), "");
-    let port = |addr| answer(mariadb(addr, &[], "select @@port"));
+    let port = |addr| answer(query(addr, &[], "select @@port"));
     let ports = [0, 1].map(|index| stage.pair.node(index).addr().port().to_string());
     assert_eq!([port(stage.write), port(stage.read)], ports);
     let big = "select length(repeat('x', 1000000)), repeat('y', 100000)";
-    assert!(answer(mariadb(stage.write, &[], big)).starts_with("1000000\tyyy"));
+    assert!(answer(query(stage.write, &[], big)).starts_with("1000000\tyyy"));
 }
 
 #[test]
@@ -187,7 +172,7 @@ fn a_client_is_told_why_there_is_no_server() {
     stage.pair.node(1).kill_9();
     let mut told = String::new();
     wait_until(PATIENCE, "the replica is missed", || {
-        let output = mariadb(stage.read, &[], "select 1");
+        let output = query(stage.read, &[], "select 1");
         told = String::from_utf8_lossy(&output.stderr).into_owned();
         told.contains("No replica is available")
     });
@@ -232,8 +217,8 @@ fn tls_ends_here_and_the_server_needs_none() {
     let stage = Stage::with(&checked("500ms"), &listener);
     let ca = authority.ca_file.display().to_string();
     let tls = ["--ssl", "--ssl-ca", ca.as_str()];
-    assert_eq!(answer(mariadb(stage.write, &tls, "select 40 + 2")), "42");
-    let plain = mariadb(stage.write, &["--skip-ssl"], "select 1");
+    assert_eq!(answer(query(stage.write, &tls, "select 40 + 2")), "42");
+    let plain = query(stage.write, &["--skip-ssl"], "select 1");
     let told = String::from_utf8_lossy(&plain.stderr).into_owned();
     assert!(told.contains("3159"), "{told}");
 }
@@ -257,7 +242,7 @@ fn tls_to_the_server_is_the_proxys_own() {
     // One listener, both kinds of clients; the server sees TLS from both.
     let cipher = "show status like 'ssl_version'";
     for options in [&tls[..], &["--skip-ssl"]] {
-        let seen = answer(mariadb(stage.write, options, cipher));
+        let seen = answer(query(stage.write, options, cipher));
         assert!(seen.contains("TLSv1"), "{options:?}: {seen}");
     }
 }
@@ -290,6 +275,6 @@ fn a_client_loads_its_own_file() {
          select count(*), sum(x) from app.t",
         file.display()
     );
-    let output = mariadb(stage.write, &["--local-infile=1"], &load);
+    let output = query(stage.write, &["--local-infile=1"], &load);
     assert_eq!(answer(output), "50000\t1249975000");
 }

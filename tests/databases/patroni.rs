@@ -8,7 +8,6 @@ use crate::support::client::Dialect;
 use crate::support::evergate::Evergate;
 use crate::support::http;
 use crate::support::patroni::PatroniCluster;
-use crate::support::patroni::PatroniNode;
 use crate::support::ports::free_addr;
 use crate::support::verdict::Verdict;
 use crate::support::wait_until;
@@ -51,8 +50,8 @@ listeners:
 
 /// Waits until Evergate was told that this node leads.
 #[track_caller]
-pub fn names(evergate: &Evergate, node: &PatroniNode) {
-    let leader = format!("\"leader\":\"{}\"", node.addr());
+pub fn names(evergate: &Evergate, node: SocketAddr) {
+    let leader = format!("\"leader\":\"{node}\"");
     wait_until(PATIENCE, &leader, || {
         let mut lines = evergate.log_lines().into_iter().rev();
         let last = lines.find(|line| line.contains("\"leader\":"));
@@ -81,7 +80,7 @@ fn without_etcd_the_primary_of_failsafe_mode_is_written_to_all_the_while() {
     });
     let bind = free_addr();
     let evergate = Evergate::start(&file(&cluster, bind));
-    names(&evergate, leader);
+    names(&evergate, leader.addr());
     let workload = Workload::through(Dialect::Postgres, bind).start();
     workload.wait_for_writes(100);
 
@@ -117,7 +116,7 @@ fn writes_follow_patronis_leader() {
     let bind = free_addr();
     let evergate = Evergate::start(&file(&cluster, bind));
     let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.addr()).collect();
-    names(&evergate, cluster.node(0));
+    names(&evergate, cluster.node(0).addr());
     let workload = Workload::through(Dialect::Postgres, bind).start();
     let oracle = OracleWriter::start(Dialect::Postgres, &nodes);
     workload.wait_for_writes(100);
@@ -125,7 +124,7 @@ fn writes_follow_patronis_leader() {
     // Planned.
     cluster.switch_over_to(cluster.node(1));
     workload.wait_for_writes(100);
-    names(&evergate, cluster.node(1));
+    names(&evergate, cluster.node(1).addr());
     let (planned, baseline) = (workload.finish(), oracle.finish());
     let primary = cluster.leader().addr();
     let (planned, baseline) = (planned.verdict(primary), baseline.verdict(primary));
@@ -146,7 +145,7 @@ fn writes_follow_patronis_leader() {
     workload.wait_for_writes(100);
     let next = cluster.leader();
     assert_ne!(next.name(), dead.name());
-    names(&evergate, next);
+    names(&evergate, next.addr());
 
     // It comes back, and gets no write before it is a replica, or ever.
     dead.start();

@@ -12,8 +12,8 @@ use crate::support::evergate::Evergate;
 use crate::support::ports::free_addr;
 use crate::support::redis::redis_benchmark;
 use crate::support::redis::redis_cli;
-use crate::support::sentinel::RedisNode;
 use crate::support::sentinel::RedisSentinels;
+use crate::support::slot::Slot;
 use crate::support::talk::rest;
 use crate::support::wait_until;
 
@@ -180,7 +180,7 @@ fn a_read_only_answer_is_noticed_long_before_the_next_check() {
 #[test]
 fn who_waits_for_news_is_told_when_the_primary_dies_or_hangs() {
     let _watchdog = Watchdog::bites_after(LIMIT);
-    for fault in [RedisNode::kill_9, RedisNode::freeze] {
+    for fault in [Slot::kill_9, Slot::freeze] {
         let stage = Stage::checked_every("500ms");
         let old = stage.cluster.node(0);
         let waiting = [

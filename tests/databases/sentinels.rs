@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::patroni::names;
 use crate::support::Watchdog;
 use crate::support::client::Dialect;
 use crate::support::evergate::Evergate;
 use crate::support::ports::free_addr;
 use crate::support::sentinel::MASTER;
-use crate::support::sentinel::RedisNode;
 use crate::support::sentinel::RedisSentinels;
 use crate::support::verdict::Verdict;
 use crate::support::wait_until;
@@ -48,17 +48,6 @@ listeners:
     )
 }
 
-/// Waits until Evergate was told that this node leads.
-#[track_caller]
-fn names(evergate: &Evergate, node: &RedisNode) {
-    let leader = format!("\"leader\":\"{}\"", node.addr());
-    wait_until(PATIENCE, &leader, || {
-        let mut lines = evergate.log_lines().into_iter().rev();
-        let last = lines.find(|line| line.contains("\"leader\":"));
-        last.is_some_and(|line| line.contains(&leader))
-    });
-}
-
 #[test]
 fn writes_follow_the_majority_of_sentinels() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -66,14 +55,14 @@ fn writes_follow_the_majority_of_sentinels() {
     let (first, second) = (cluster.node(0), cluster.node(1));
     let bind = free_addr();
     let evergate = Evergate::start(&file(&cluster, bind));
-    names(&evergate, first);
+    names(&evergate, first.addr());
     let workload = Workload::through(Dialect::Redis, bind).start();
     let oracle = OracleWriter::start(Dialect::Redis, &[first.addr(), second.addr()]);
     workload.wait_for_writes(100);
 
     // Planned: the old primary takes writes for seconds more, which would be lost.
     cluster.fail_over();
-    names(&evergate, second);
+    names(&evergate, second.addr());
     let switched = Instant::now();
     workload.wait_for_writes(100);
     let (record, baseline) = (workload.finish(), oracle.finish());
@@ -95,7 +84,7 @@ fn writes_follow_the_majority_of_sentinels() {
     workload.wait_for_writes(100);
     second.kill_9();
     assert_eq!(cluster.primary().addr(), first.addr());
-    names(&evergate, first);
+    names(&evergate, first.addr());
     let switched = Instant::now();
     workload.wait_for_writes(100);
     second.start();

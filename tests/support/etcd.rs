@@ -1,26 +1,24 @@
 //! A real etcd of a test's own: the place where Patroni's nodes agree on a leader.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::process::Output;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::PATIENCE;
 use super::ports::free_addr;
-use super::process::Process;
 use super::process::installed;
 use super::process::output_of;
 use super::process::words;
+use super::slot::Slot;
 use super::wait_until;
 
 /// One member: stopped or frozen, it is what a cluster without a quorum is.
 pub struct Etcd {
     addr: SocketAddr,
     peer: SocketAddr,
-    process: Mutex<Option<Process>>,
+    slot: Slot,
     dir: TempDir,
 }
 
@@ -30,7 +28,7 @@ impl Etcd {
         let etcd = Self {
             addr: free_addr(),
             peer: free_addr(),
-            process: Mutex::new(None),
+            slot: Slot::default(),
             dir: tempfile::Builder::new()
                 .prefix("evergate-etcd-")
                 .tempdir()
@@ -47,8 +45,6 @@ impl Etcd {
     /// Starts on the same port and data, and waits until it is healthy.
     #[track_caller]
     pub fn start_again(&self) {
-        let mut process = self.process();
-        assert!(process.is_none(), "etcd already runs");
         let (client, peer) = (
             format!("http://{}", self.addr),
             format!("http://{}", self.peer),
@@ -65,8 +61,7 @@ impl Etcd {
             "--heartbeat-interval=50",
             "--election-timeout=250",
         ]));
-        *process = Some(Process::start(&command, &[], self.dir.path()));
-        drop(process);
+        self.slot.start(&command, self.dir.path());
         wait_until(PATIENCE, "etcd is healthy", || {
             self.etcdctl(&["endpoint", "health"]).status.success()
         });
@@ -74,19 +69,7 @@ impl Etcd {
 
     /// Nobody says goodbye.
     pub fn stop(&self) {
-        self.process().take();
-    }
-
-    #[track_caller]
-    pub fn freeze(&self) {
-        let process = self.process();
-        process.as_ref().expect("etcd is down").signal(Signal::STOP);
-    }
-
-    #[track_caller]
-    pub fn thaw(&self) {
-        let process = self.process();
-        process.as_ref().expect("etcd is down").signal(Signal::CONT);
+        self.slot.kill_9();
     }
 
     pub fn etcdctl(&self, arguments: &[&str]) -> Output {
@@ -112,10 +95,12 @@ impl Etcd {
         let revoked = self.etcdctl(&["lease", "revoke", &format!("{lease:x}")]);
         assert!(revoked.status.success(), "{revoked:?}");
     }
+}
 
-    fn process(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
+impl Deref for Etcd {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        &self.slot
     }
 }

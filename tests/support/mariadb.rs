@@ -3,15 +3,13 @@
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Output;
 use std::process::Stdio;
 use std::sync::LazyLock;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -25,10 +23,11 @@ use super::client::Row;
 use super::client::Session;
 use super::netns::Place;
 use super::ports::free_port;
-use super::process::Process;
 use super::process::installed;
 use super::process::is_root;
+use super::process::output_of;
 use super::process::run;
+use super::slot::Slot;
 use super::wait_until;
 
 const PACKAGE: &str = "mariadb-server";
@@ -86,8 +85,7 @@ pub struct MariaDb {
     addr: SocketAddr,
     server_id: usize,
     prefix: Vec<String>,
-    process: Mutex<Option<Process>>,
-    frozen: AtomicBool,
+    slot: Slot,
     dir: TempDir,
 }
 
@@ -152,8 +150,7 @@ impl MariaDb {
             addr: SocketAddr::new(place.ip, free_port()),
             server_id,
             prefix: place.prefix.clone(),
-            process: Mutex::new(None),
-            frozen: AtomicBool::new(false),
+            slot: Slot::default(),
             dir: tempfile::Builder::new()
                 .prefix("evergate-maria-")
                 .tempdir()
@@ -170,14 +167,6 @@ impl MariaDb {
 
     pub fn addr(&self) -> SocketAddr {
         self.addr
-    }
-
-    pub fn is_running(&self) -> bool {
-        self.process().as_mut().is_some_and(Process::is_running)
-    }
-
-    pub fn is_frozen(&self) -> bool {
-        self.frozen.load(Ordering::Acquire)
     }
 
     /// Starts and waits until it answers. It comes back read-only, as a careful operator has it,
@@ -203,8 +192,6 @@ impl MariaDb {
 
     #[track_caller]
     fn start_with(&self, more: &[&str]) {
-        let mut process = self.process();
-        assert!(process.is_none(), "{} already runs", self.name);
         let mut command = self.prefix.clone();
         command.extend([installed("mariadbd", PACKAGE), "--no-defaults".to_owned()]);
         let own = [
@@ -224,38 +211,17 @@ impl MariaDb {
         if is_root() {
             command.push("--user=root".to_owned());
         }
-        *process = Some(Process::start(&command, &[], self.dir.path()));
-        drop(process);
+        self.slot.start(&command, self.dir.path());
         wait_until(PATIENCE, &format!("{} answers", self.name), || {
             assert!(self.is_running(), "{} did not start", self.name);
             self.try_sql("select 1").is_ok()
         });
     }
 
-    /// Nobody says goodbye.
-    pub fn kill_9(&self) {
-        self.process().take();
-        self.frozen.store(false, Ordering::Release);
-    }
-
     /// Sessions get 1053 or a closed connection.
     #[track_caller]
     pub fn stop(&self) {
-        let mut process = self.process().take().expect("the node is down");
-        process.signal(Signal::TERM);
-        process.wait(PATIENCE);
-    }
-
-    #[track_caller]
-    pub fn freeze(&self) {
-        self.signal(Signal::STOP);
-        self.frozen.store(true, Ordering::Release);
-    }
-
-    #[track_caller]
-    pub fn thaw(&self) {
-        self.signal(Signal::CONT);
-        self.frozen.store(false, Ordering::Release);
+        self.slot.stop(Signal::TERM);
     }
 
     /// Replicates from nobody any more and takes writes.
@@ -302,20 +268,9 @@ impl MariaDb {
     #[track_caller]
     pub fn replica_status(&self, field: &str) -> Option<String> {
         // The position of each field is the server's business: ask with names.
-        let port = self.addr.port().to_string();
-        let ip = self.addr.ip().to_string();
-        let cli = installed("mariadb", "mariadb-client");
-        let command = [
-            cli.as_str(),
-            "--no-defaults",
-            "-h",
-            &ip,
-            "-P",
-            &port,
-            "-u",
-            "root",
-        ];
-        let text = run(&[&command[..], &["-E", "-e", "show slave status"]].concat());
+        let output = mariadb(self.addr, "root", &["-E"], "show slave status");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout);
         let values = text.lines().filter_map(|line| line.trim().split_once(": "));
         let mut found = values.filter(|(name, _)| *name == field);
         found.next().map(|(_, value)| value.to_owned())
@@ -366,20 +321,25 @@ impl MariaDb {
         });
     }
 
-    fn signal(&self, signal: Signal) {
-        let process = self.process();
-        process.as_ref().expect("the node is down").signal(signal);
-    }
-
-    fn process(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
-    }
-
     fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
+}
+
+impl Deref for MariaDb {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        &self.slot
+    }
+}
+
+/// The command line client, with more options.
+pub fn mariadb(addr: SocketAddr, user: &str, options: &[&str], statement: &str) -> Output {
+    let client = installed("mariadb", "mariadb-client");
+    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+    let place = [&client, "--no-defaults", "-h", &ip, "-P", &port, "-u", user];
+    output_of(&[&place, options, &["-e", statement]].concat(), &[])
 }
 
 /// The data directory that every server begins as, kept in Cargo's directory for tests.

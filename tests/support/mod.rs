@@ -32,6 +32,7 @@ pub mod redis;
 pub mod relay;
 pub mod sentinel;
 mod service;
+pub mod slot;
 pub mod stream;
 pub mod talk;
 pub mod verdict;

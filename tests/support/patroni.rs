@@ -5,10 +5,6 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -30,6 +26,7 @@ use super::process::installed;
 use super::process::is_alive;
 use super::process::is_root;
 use super::process::words;
+use super::slot::Slot;
 use super::wait_for;
 use super::wait_until;
 
@@ -55,8 +52,7 @@ pub struct PatroniCluster {
 pub struct PatroniNode {
     server: PgServer,
     rest: SocketAddr,
-    process: Mutex<Option<Process>>,
-    frozen: AtomicBool,
+    slot: Slot,
     dir: TempDir,
 }
 
@@ -198,8 +194,7 @@ impl PatroniNode {
         let node = Self {
             server: PgServer::new(name, SocketAddr::new(rest.ip(), free_port())),
             rest,
-            process: Mutex::new(None),
-            frozen: AtomicBool::new(false),
+            slot: Slot::default(),
             dir,
         };
         // Moved into place by Patroni's bootstrap: quicker than initdb and pg_basebackup.
@@ -222,11 +217,11 @@ impl PatroniNode {
     }
 
     pub fn is_running(&self) -> bool {
-        self.process().as_mut().is_some_and(Process::is_running)
+        self.slot.is_running()
     }
 
     pub fn is_frozen(&self) -> bool {
-        self.frozen.load(Ordering::Acquire)
+        self.slot.is_frozen()
     }
 
     /// Patroni's answer; `None` when there is none.
@@ -258,8 +253,6 @@ impl PatroniNode {
 
     #[track_caller]
     fn launch(&self) {
-        let mut process = self.process();
-        assert!(process.is_none(), "{} already runs", self.name());
         // Numbers of processes begin anew in each namespace: this one may be somebody else's now.
         let _ = fs::remove_file(self.data().join("postmaster.pid"));
         let mut command = words(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
@@ -269,20 +262,18 @@ impl PatroniNode {
         command.push("--".to_owned());
         command.extend(as_postgres());
         command.extend([program(), self.file().display().to_string()]);
-        *process = Some(Process::start(&command, &[], self.dir.path()));
+        self.slot.start(&command, self.dir.path());
     }
 
     /// Patroni and PostgreSQL at once, as when the machine dies.
     pub fn kill_9(&self) {
-        self.process().take();
-        self.frozen.store(false, Ordering::Release);
+        self.slot.kill_9();
     }
 
     /// PostgreSQL only: Patroni lives, notices, and a leader gives up its lock.
     #[track_caller]
     pub fn kill_9_postgres(&self) {
-        let process = self.process();
-        let tree = process.as_ref().expect("the node is down").tree();
+        let tree = self.slot.look(Process::tree);
         let servers: Vec<u32> = tree.into_iter().filter(|pid| is_postgres(*pid)).collect();
         assert!(!servers.is_empty(), "no PostgreSQL runs");
         for pid in &servers {
@@ -298,37 +289,17 @@ impl PatroniNode {
     /// Every process of the node stands still; the kernel still accepts connections.
     #[track_caller]
     pub fn freeze(&self) {
-        self.signal_tree(Signal::STOP);
-        self.frozen.store(true, Ordering::Release);
+        self.slot.freeze();
     }
 
     #[track_caller]
     pub fn thaw(&self) {
-        self.signal_tree(Signal::CONT);
-        self.frozen.store(false, Ordering::Release);
+        self.slot.thaw();
     }
 
     /// What Patroni and PostgreSQL wrote since the last start.
     pub fn log(&self) -> String {
-        let process = self.process();
-        let process = process.as_ref();
-        process.map_or(String::new(), |process| {
-            process.stdout() + &process.stderr()
-        })
-    }
-
-    fn signal_tree(&self, signal: Signal) {
-        let process = self.process();
-        process
-            .as_ref()
-            .expect("the node is down")
-            .signal_tree(signal);
-    }
-
-    fn process(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
+        self.slot.output()
     }
 
     fn configuration(&self, etcd: SocketAddr) -> String {

@@ -6,10 +6,6 @@ use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -24,6 +20,7 @@ use super::process::Process;
 use super::process::installed;
 use super::process::output_of;
 use super::process::run;
+use super::slot::Slot;
 use super::wait_until;
 
 /// How PostgreSQL is asked to stop.
@@ -44,8 +41,7 @@ pub struct PgNode {
     prefix: Vec<String>,
     settings: Vec<String>,
     /// Dropped before its directory.
-    process: Mutex<Option<Process>>,
-    frozen: AtomicBool,
+    slot: Slot,
     dir: TempDir,
 }
 
@@ -71,8 +67,7 @@ impl PgNode {
             server: PgServer::new(&blueprint.name, addr),
             prefix,
             settings: blueprint.settings.to_vec(),
-            process: Mutex::new(None),
-            frozen: AtomicBool::new(false),
+            slot: Slot::default(),
             dir,
         };
         pg_base::copy_to(&node.data());
@@ -91,17 +86,17 @@ impl PgNode {
     }
 
     pub fn is_running(&self) -> bool {
-        self.process().as_mut().is_some_and(Process::is_running)
+        self.slot.is_running()
     }
 
     pub fn is_frozen(&self) -> bool {
-        self.frozen.load(Ordering::Acquire)
+        self.slot.is_frozen()
     }
 
     /// The postmaster's number, e.g. to find its children.
     #[track_caller]
     pub fn pid(&self) -> u32 {
-        self.process().as_ref().expect("the node is down").pid()
+        self.slot.look(Process::pid)
     }
 
     /// Starts and waits until it answers.
@@ -114,8 +109,6 @@ impl PgNode {
     /// Starts and returns at once: for those who want to see 57P03.
     #[track_caller]
     pub fn start_without_waiting(&self) {
-        let mut process = self.process();
-        assert!(process.is_none(), "{} already runs", self.name());
         let mut command = self.prefix.clone();
         command.push(installed("postgres", PACKAGE));
         command.extend(["-D".to_owned(), self.data().display().to_string()]);
@@ -127,7 +120,7 @@ impl PgNode {
         for setting in self.settings.iter().chain(&own) {
             command.extend(["-c".to_owned(), setting.clone()]);
         }
-        *process = Some(Process::start(&command, &[], self.dir.path()));
+        self.slot.start(&command, self.dir.path());
     }
 
     #[track_caller]
@@ -140,42 +133,35 @@ impl PgNode {
 
     /// The postmaster and every child at once: nobody says goodbye.
     pub fn kill_9(&self) {
-        // Dropping it kills the whole tree and waits for it.
-        self.process().take();
-        self.frozen.store(false, Ordering::Release);
+        self.slot.kill_9();
     }
 
     /// Kills one child as the kernel does when memory runs out: PostgreSQL then resets all sessions.
     #[track_caller]
     pub fn kill_9_child(&self, pid: u32) {
-        let process = self.process();
-        let process = process.as_ref().expect("the node is down");
-        assert!(process.tree().contains(&pid), "{pid} is no child");
+        let tree = self.slot.look(Process::tree);
+        assert!(tree.contains(&pid), "{pid} is no child");
         run(&["kill", "-KILL", &pid.to_string()]);
     }
 
     #[track_caller]
     pub fn stop(&self, how: Shutdown) {
-        let mut process = self.process().take().expect("the node is down");
-        process.signal(match how {
+        self.slot.stop(match how {
             Shutdown::Smart => Signal::TERM,
             Shutdown::Fast => Signal::INT,
             Shutdown::Immediate => Signal::QUIT,
         });
-        process.wait(PATIENCE);
     }
 
     /// Every process of it stands still; the kernel still accepts connections.
     #[track_caller]
     pub fn freeze(&self) {
-        self.signal_tree(Signal::STOP);
-        self.frozen.store(true, Ordering::Release);
+        self.slot.freeze();
     }
 
     #[track_caller]
     pub fn thaw(&self) {
-        self.signal_tree(Signal::CONT);
-        self.frozen.store(false, Ordering::Release);
+        self.slot.thaw();
     }
 
     /// Makes it a primary on a new timeline; returns when it takes writes.
@@ -194,7 +180,7 @@ impl PgNode {
         if self.is_frozen() {
             self.thaw();
         }
-        if self.process().is_some() {
+        if self.slot.is_taken() {
             self.stop(Shutdown::Fast);
         }
         // A freshly promoted server still has its old timeline in the control file, which
@@ -267,23 +253,7 @@ impl PgNode {
 
     /// What it wrote to its log since its last start.
     pub fn log(&self) -> String {
-        self.process()
-            .as_ref()
-            .map_or(String::new(), Process::stderr)
-    }
-
-    fn signal_tree(&self, signal: Signal) {
-        let process = self.process();
-        process
-            .as_ref()
-            .expect("the node is down")
-            .signal_tree(signal);
-    }
-
-    fn process(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
+        self.slot.output()
     }
 
     fn succeeds(&self, command: &[&str]) -> bool {

@@ -2,13 +2,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::PATIENCE;
@@ -17,8 +15,8 @@ use super::client::Failure;
 use super::client::Session;
 use super::ports::free_addr;
 use super::ports::free_port;
-use super::process::Process;
 use super::process::installed;
+use super::slot::Slot;
 use super::wait_for;
 use super::wait_until;
 
@@ -50,7 +48,7 @@ pub struct RedisNode {
     addr: SocketAddr,
     tls_addr: Option<SocketAddr>,
     mode: &'static [&'static str],
-    process: Mutex<Option<Process>>,
+    slot: Slot,
     dir: TempDir,
 }
 
@@ -188,7 +186,7 @@ impl RedisNode {
             addr: SocketAddr::from(([127, 0, 0, 1], free_port())),
             tls_addr,
             mode,
-            process: Mutex::new(None),
+            slot: Slot::default(),
             dir: tempfile::Builder::new()
                 .prefix("evergate-redis-")
                 .tempdir()
@@ -217,38 +215,17 @@ impl RedisNode {
         self.dir.path()
     }
 
-    pub fn is_running(&self) -> bool {
-        self.process().as_mut().is_some_and(Process::is_running)
-    }
-
     /// Starts, without data, as what it was last, and waits until it answers.
     #[track_caller]
     pub fn start(&self) {
-        let mut process = self.process();
-        assert!(process.is_none(), "{} already runs", self.addr);
         let mut command = vec![installed("redis-server", "redis-server")];
         command.push(self.file().display().to_string());
         command.extend(self.mode.iter().map(|&word| word.to_owned()));
-        *process = Some(Process::start(&command, &[], self.dir.path()));
-        drop(process);
+        self.slot.start(&command, self.dir.path());
         wait_until(PATIENCE, &format!("{} answers", self.addr), || {
             assert!(self.is_running(), "{} did not start", self.addr);
             self.try_command("PING").is_ok()
         });
-    }
-
-    pub fn kill_9(&self) {
-        self.process().take();
-    }
-
-    #[track_caller]
-    pub fn freeze(&self) {
-        self.signal(Signal::STOP);
-    }
-
-    #[track_caller]
-    pub fn thaw(&self) {
-        self.signal(Signal::CONT);
     }
 
     /// `master` or `slave`, in its own words.
@@ -279,16 +256,13 @@ impl RedisNode {
             .find(|pair| pair[0] == name)
             .map(|pair| pair[1].clone())
     }
+}
 
-    fn signal(&self, signal: Signal) {
-        let process = self.process();
-        process.as_ref().expect("the node is down").signal(signal);
-    }
+impl Deref for RedisNode {
+    type Target = Slot;
 
-    fn process(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
+    fn deref(&self) -> &Slot {
+        &self.slot
     }
 }
 

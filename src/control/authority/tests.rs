@@ -1,83 +1,29 @@
 //! Polls of small servers that answer, lie, dawdle or hang.
 
 use super::*;
-use crate::config::BackendTlsConfig;
-use crate::config::CertificatePair;
 use crate::config::Host;
-use crate::config::ListenerTlsConfig;
 use crate::config::Secret;
-use crate::config::TlsVersion;
 use crate::config::VerifyMode;
+use crate::control::fakes::LOCALHOST;
+use crate::control::fakes::PATIENT;
+use crate::control::fakes::Server;
+use crate::control::fakes::answers;
+use crate::control::fakes::certificate;
+use crate::control::fakes::connector;
+use crate::control::fakes::dribbles;
+use crate::control::fakes::hangs;
+use crate::control::fakes::read_some;
+use crate::control::fakes::refuses;
+use crate::control::fakes::serve;
 use crate::control::fixtures::backend;
-use crate::tls::TlsAcceptor;
-use crate::tls::TlsConnector;
-use std::io;
-use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 
-/// Generous for what has to succeed on a busy machine.
-const PATIENT: Duration = Duration::from_secs(10);
 /// Short for what has to run into its deadline.
 const HASTY: Duration = Duration::from_millis(200);
-
-const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-/// A server that treats every connection alike; ends when dropped.
-struct Server {
-    port: NonZeroU16,
-    task: AbortHandle,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> Server
-where
-    F: Future<Output = io::Result<()>> + Send,
-{
-    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
-    let port = NonZeroU16::new(listener.local_addr().unwrap().port()).unwrap();
-    let task = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            // A poll that has gone is no failure of the server.
-            let _ = treat(stream).await;
-        }
-    });
-    Server {
-        port,
-        task: task.abort_handle(),
-    }
-}
-
-/// Reads what is asked, answers, closes.
-async fn answers(answer: impl Into<Vec<u8>>) -> Server {
-    let answer: Arc<[u8]> = answer.into().into();
-    serve(move |mut stream: TcpStream| {
-        let answer = Arc::clone(&answer);
-        async move {
-            let _ = stream.read(&mut [0; 4096]).await?;
-            stream.write_all(&answer).await?;
-            stream.shutdown().await?;
-            stream.read(&mut [0; 1]).await.map(drop)
-        }
-    })
-    .await
-}
-
-async fn hangs() -> Server {
-    serve(async |_stream: TcpStream| std::future::pending().await).await
-}
 
 /// The same bytes again and again, for as long as somebody reads them.
 async fn floods(head: &'static str, part: Vec<u8>) -> Server {
@@ -85,7 +31,7 @@ async fn floods(head: &'static str, part: Vec<u8>) -> Server {
     serve(move |mut stream: TcpStream| {
         let part = Arc::clone(&part);
         async move {
-            let _ = stream.read(&mut [0; 4096]).await?;
+            read_some(&mut stream).await?;
             stream.write_all(head.as_bytes()).await?;
             loop {
                 stream.write_all(&part).await?;
@@ -93,30 +39,6 @@ async fn floods(head: &'static str, part: Vec<u8>) -> Server {
         }
     })
     .await
-}
-
-async fn dribbles(head: &'static str) -> Server {
-    serve(move |mut stream: TcpStream| async move {
-        stream.write_all(head.as_bytes()).await?;
-        loop {
-            stream.write_all(b" ").await?;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-}
-
-async fn refuses() -> Server {
-    let server = hangs().await;
-    server.task.abort();
-    // Until the listener is gone.
-    while TcpStream::connect((LOCALHOST, server.port.get()))
-        .await
-        .is_ok()
-    {
-        tokio::task::yield_now().await;
-    }
-    server
 }
 
 fn http(body: &str) -> String {
@@ -140,7 +62,7 @@ fn node(server: &Server) -> patroni::Node {
     patroni::Node {
         backend: backend("db1"),
         address: Some(LOCALHOST),
-        port: server.port,
+        port: server.port(),
         source: Arc::default(),
         tls: None,
     }
@@ -284,9 +206,8 @@ async fn the_request_is_one_that_patroni_understands() {
     let server = serve(move |mut stream: TcpStream| {
         let sees = Arc::clone(&sees);
         async move {
-            let mut request = vec![0; 4096];
-            let count = stream.read(&mut request).await?;
-            *sees.lock().unwrap() = String::from_utf8_lossy(&request[..count]).into_owned();
+            let request = read_some(&mut stream).await?;
+            *sees.lock().unwrap() = String::from_utf8_lossy(&request).into_owned();
             stream.write_all(http(&members("db1", 1)).as_bytes()).await
         }
     })
@@ -295,7 +216,7 @@ async fn the_request_is_one_that_patroni_understands() {
         poll(vec![node(&server)], PATIENT).await,
         leader("db1", Some(1))
     );
-    let port = server.port;
+    let port = server.port();
     let seen = seen.lock().unwrap();
     assert!(seen.starts_with("GET /cluster HTTP/1.1\r\n"), "{seen}");
     assert!(
@@ -306,22 +227,8 @@ async fn the_request_is_one_that_patroni_understands() {
 
 #[tokio::test]
 async fn patroni_is_asked_over_tls() {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let (cert_file, key_file) = (directory.path().join("cert"), directory.path().join("key"));
-    std::fs::write(&cert_file, made.cert.pem()).unwrap();
-    std::fs::write(&key_file, made.signing_key.serialize_pem()).unwrap();
-    let acceptor = TlsAcceptor::load(&ListenerTlsConfig {
-        certificates: vec![CertificatePair {
-            cert_file: cert_file.clone(),
-            key_file,
-        }],
-        client_ca_file: None,
-        optional: false,
-        min_version: TlsVersion::V1_2,
-        alpn: Vec::new(),
-    })
-    .unwrap();
+    let made = certificate("127.0.0.1", &[]);
+    let acceptor = made.acceptor.clone();
     let server = serve(move |stream: TcpStream| {
         let acceptor = acceptor.clone();
         async move {
@@ -334,24 +241,15 @@ async fn patroni_is_asked_over_tls() {
         }
     })
     .await;
-    let connector = |ca_file| {
-        TlsConnector::load(&BackendTlsConfig {
-            mode: VerifyMode::VerifyFull,
-            ca_file,
-            client_pair: None,
-            server_name: None,
-            alpn: Vec::new(),
-        })
-        .unwrap()
-    };
+    let trusting = |ca_file| Some(connector(VerifyMode::VerifyFull, ca_file, &[]));
     let mut node = node(&server);
     node.backend.host = Host::Ip(LOCALHOST);
-    node.tls = Some(connector(Some(cert_file)));
+    node.tls = trusting(Some(made.ca_file.clone()));
     assert_eq!(
         poll(vec![node.clone()], PATIENT).await,
         leader("db1", Some(1))
     );
-    node.tls = Some(connector(None));
+    node.tls = trusting(None);
     let silence = Err(Silence::Unanswered(Cause::TlsFailed));
     assert_eq!(poll(vec![node], PATIENT).await, silence);
 }
@@ -359,7 +257,7 @@ async fn patroni_is_asked_over_tls() {
 fn sentinel(server: &Server) -> sentinel::Node {
     sentinel::Node {
         address: Some(LOCALHOST),
-        port: server.port,
+        port: server.port(),
         source: Arc::default(),
         service: "mymaster".into(),
         user: None,
@@ -480,18 +378,15 @@ async fn sentinels_that_disagree_are_silence() {
 /// Lets in whoever shows this login.
 async fn guarded(login: &'static str) -> Server {
     serve(move |mut stream: TcpStream| async move {
-        let mut request = vec![0; 4096];
-        let count = stream.read(&mut request).await?;
-        if &request[..count] != login.as_bytes() {
+        if read_some(&mut stream).await? != login.as_bytes() {
             stream
                 .write_all(b"-WRONGPASS invalid username-password pair\r\n")
                 .await?;
             return stream.shutdown().await;
         }
         stream.write_all(b"+OK\r\n").await?;
-        let count = stream.read(&mut request).await?;
         assert_eq!(
-            &request[..count],
+            read_some(&mut stream).await?,
             b"*3\r\n$8\r\nSENTINEL\r\n$23\r\nget-master-addr-by-name\r\n$8\r\nmymaster\r\n"
         );
         stream.write_all(names("r1").as_bytes()).await?;

@@ -7,7 +7,6 @@ use crate::cluster::Role;
 use crate::control::CommandError;
 use crate::control::backend::Moment;
 use crate::control::core::Core;
-use crate::control::core::unknown;
 
 impl Core {
     /// Decides for this backend, whatever speaks against it. It has to say that it is a primary
@@ -22,15 +21,7 @@ impl Core {
         backend: &str,
         now: Moment,
     ) -> Result<(), CommandError> {
-        let known = self.clusters.keys().cloned().collect::<Vec<_>>();
-        let Some(state) = self.clusters.get_mut(cluster) else {
-            return Err(unknown("cluster", cluster, &known));
-        };
-        let names = state.backends.iter().map(|state| &state.handle.name);
-        let names = names.cloned().collect::<Vec<_>>();
-        let Some(position) = names.iter().position(|name| **name == *backend) else {
-            return Err(unknown("backend", backend, &names));
-        };
+        let (state, position) = self.named(cluster, backend)?;
         if !state.tells_roles() {
             let kind = "the health check of this cluster tells no roles: nobody is its primary";
             return Err(CommandError::Refused(kind.to_owned()));

@@ -143,6 +143,13 @@ impl Story {
         all[0].clone()
     }
 
+    /// Is the primary from now on.
+    fn leads(&mut self, name: &str, timeline: u32) -> &mut Self {
+        let proof = Cause::ClaimsPrimary;
+        self.role(name, Role::Primary, proof, Some(timeline));
+        self.settle()
+    }
+
     fn dies(&mut self, name: &str) -> &mut Self {
         self.failed(name, Cause::ConnectRefused);
         self.later(100);

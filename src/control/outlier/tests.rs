@@ -3,22 +3,15 @@
 mod simulation;
 
 use super::*;
+use crate::control::fixtures::outliers;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
 fn config() -> OutlierConfig {
     OutlierConfig {
-        consecutive_5xx: 5,
-        consecutive_gateway: 3,
-        success_rate_factor: 1.5,
-        latency_factor: 3.0,
-        min_requests: 100,
-        min_backends: 4,
-        interval: SECOND * 10,
-        base_ejection: SECOND * 30,
         max_ejection: SECOND * 100,
-        max_ejected: 0.5,
+        ..outliers()
     }
 }
 

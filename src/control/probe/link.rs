@@ -7,12 +7,15 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::cluster::Cause;
+use crate::control::probe::Failure;
 use crate::control::probe::Target;
 use crate::control::probe::mysql::MySqlLink;
 use crate::control::probe::postgres::PostgresLink;
 use crate::control::probe::redis::RedisLink;
+use crate::control::probe::within;
 
 /// A logged-in connection.
 #[derive(Debug)]
@@ -105,5 +108,18 @@ impl Resting {
             }
             cause = self.link.disturbed() => Rest::Disturbed { cause, link: self.link },
         }
+    }
+}
+
+/// The answer over a kept link. `None`: it has died, and who listens there now, and whether at
+/// all, is still to be asked.
+pub(super) async fn over_kept<T>(
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    match within(deadline, Cause::CheckTimeout, answer).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(failure) if failure.cause == Cause::CheckTimeout => Err(failure),
+        Err(_) => Ok(None),
     }
 }

@@ -14,6 +14,7 @@ use super::Target;
 use super::connect;
 use super::failure::Failure;
 use super::link::Link;
+use super::link::over_kept;
 use super::wire::Wire;
 use super::within;
 use crate::cluster::Cause;
@@ -77,13 +78,10 @@ pub(super) async fn ask(
     link: Option<MySqlLink>,
     deadline: Instant,
 ) -> Result<(Evidence, Leftover), Failure> {
-    if let Some(mut link) = link {
-        match within(deadline, Cause::CheckTimeout, link.evidence()).await {
-            Ok(evidence) => return Ok(heard(evidence, link)),
-            Err(failure) if failure.cause == Cause::CheckTimeout => return Err(failure),
-            // Who listens there now, and whether at all, is still to be asked.
-            Err(_) => {}
-        }
+    if let Some(mut link) = link
+        && let Some(evidence) = over_kept(deadline, link.evidence()).await?
+    {
+        return Ok(heard(evidence, link));
     }
     let stream = connect(target, address, deadline).await?;
     within(deadline, Cause::CheckTimeout, async {

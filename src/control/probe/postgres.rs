@@ -14,6 +14,7 @@ use super::Target;
 use super::connect;
 use super::failure::Failure;
 use super::link::Link;
+use super::link::over_kept;
 use super::wire::Wire;
 use super::within;
 use crate::cluster::Cause;
@@ -87,13 +88,10 @@ pub(super) async fn ask(
     link: Option<PostgresLink>,
     deadline: Instant,
 ) -> Result<(Evidence, Leftover), Failure> {
-    if let Some(mut link) = link {
-        match within(deadline, Cause::CheckTimeout, link.question(QUESTION)).await {
-            Ok(rows) => return heard(&rows, link),
-            Err(failure) if failure.cause == Cause::CheckTimeout => return Err(failure),
-            // Who listens there now, and whether at all, is still to be asked.
-            Err(_) => {}
-        }
+    if let Some(mut link) = link
+        && let Some(rows) = over_kept(deadline, link.question(QUESTION)).await?
+    {
+        return heard(&rows, link);
     }
     let stream = connect(target, address, deadline).await?;
     let timeout = target.cluster.health_check.timeout;

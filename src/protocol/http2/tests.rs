@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::protocol::corpus::seeds;
 
 const MAX_HEAD_BYTES: usize = 32 << 10;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -462,11 +463,9 @@ fn whoever_is_turned_away_is_told_the_last_stream_and_why() {
 
 #[test]
 fn the_corpus_holds() {
-    let seeds = std::fs::read_dir("fuzz/corpus/http2").unwrap();
-    let count = seeds
-        .map(|seed| fuzz(&std::fs::read(seed.unwrap().path()).unwrap()))
-        .count();
-    assert!(count > 0, "no seeds");
+    for seed in seeds("http2") {
+        fuzz(&seed);
+    }
 }
 
 proptest! {

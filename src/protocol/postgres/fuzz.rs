@@ -135,21 +135,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::corpus::seeds;
 
     #[test]
     fn the_corpus_holds() {
-        let seeds = std::fs::read_dir("fuzz/corpus/postgres").unwrap();
-        let count = seeds
-            .map(|seed| fuzz(&std::fs::read(seed.unwrap().path()).unwrap()))
-            .count();
-        assert!(count > 0, "no seeds");
+        for seed in seeds("postgres") {
+            fuzz(&seed);
+        }
     }
 
     #[test]
     fn every_cut_and_every_changed_byte_of_the_corpus_holds() {
         let mut count = 0;
-        for seed in std::fs::read_dir("fuzz/corpus/postgres").unwrap() {
-            let mut bytes = std::fs::read(seed.unwrap().path()).unwrap();
+        for mut bytes in seeds("postgres") {
             bytes.truncate(600);
             count += bytes.len();
             for at in 0..bytes.len() {
@@ -162,7 +160,7 @@ mod tests {
                 bytes[at] = kept;
             }
         }
-        assert!(count > 0, "no seeds");
+        assert!(count > 0, "empty seeds");
     }
 
     proptest! {

@@ -25,6 +25,7 @@ pub struct Follow {
     to_client: SequenceShift,
     to_server: SequenceShift,
     witness: Witness,
+    shared: Arc<Shared>,
     /// The session came to write, and its server has said that it takes no writes.
     is_refused: bool,
 }
@@ -36,7 +37,8 @@ impl Follow {
             session: login.session,
             to_client: SequenceShift::to_client(login.shift),
             to_server: SequenceShift::to_server(login.shift),
-            witness: Witness::new(peer, shared),
+            witness: Witness::new(peer, shared.reporter.clone()),
+            shared,
             is_refused: false,
         };
         (login.client, login.backend, follow)
@@ -61,7 +63,8 @@ impl Follow {
         if !self.session.is_robbed() {
             return Verdict::Pass;
         }
-        self.witness.accuse_of_robbery();
+        let warnings = &self.shared.refusal_warnings;
+        self.witness.accuse_of_robbery(warnings);
         // What would land in the midst of the server's words would become part of them.
         let words = is_new.then(refuse::robbery);
         Verdict::Refuse(words.unwrap_or_default())

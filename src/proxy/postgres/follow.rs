@@ -2,11 +2,8 @@
 //! backend is not what it was.
 
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
 
 use crate::cluster::Cause;
-use crate::cluster::WantedRole;
 use crate::protocol::postgres::Severity;
 use crate::protocol::postgres::follow::Event;
 use crate::protocol::postgres::follow::ServerFollower;
@@ -17,17 +14,15 @@ use crate::proxy::postgres::cancel::Registered;
 use crate::proxy::postgres::cancel::issue;
 use crate::proxy::postgres::refuse;
 use crate::proxy::registry::Transaction;
-use crate::report::Report;
+use crate::proxy::witness::Witness;
 use crate::report::Reporter;
-
-/// Between two reports of one session: a client that fails all the time proves nothing new.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Follows what the server says, from its first answer on.
 #[derive(Debug)]
 pub struct Follow {
     server: ServerFollower,
     witness: Witness,
+    keys: Arc<CancelKeys>,
     /// Kept for as long as the session: its key is worth nothing afterwards.
     registered: Option<Registered>,
     client: Client,
@@ -44,27 +39,14 @@ enum Client {
     Finished,
 }
 
-/// What is told to others about the backend.
-#[derive(Debug)]
-struct Witness {
-    peer: Peer,
-    keys: Arc<CancelKeys>,
-    reporter: Reporter,
-    last_report: Option<Instant>,
-}
-
 impl Follow {
     /// For a backend that has just been sent the startup message.
     pub fn new(peer: Peer, keys: Arc<CancelKeys>, reporter: Reporter) -> Self {
         Self {
             // Without random bytes the server's own key goes through, and cancels nothing here.
             server: issue().map_or_else(ServerFollower::new, ServerFollower::issuing),
-            witness: Witness {
-                peer,
-                keys,
-                reporter,
-                last_report: None,
-            },
+            witness: Witness::new(peer, reporter),
+            keys,
             registered: None,
             client: Client::Asked,
             is_explained: false,
@@ -75,19 +57,16 @@ impl Follow {
         let Self {
             server,
             witness,
+            keys,
             registered,
             client,
             is_explained,
         } = self;
         let seen = server.feed(bytes, |event| match event {
             Event::CancelKey { issued, backend } => {
-                let Peer {
-                    backend: handle,
-                    address,
-                    ..
-                } = &witness.peer;
-                let keys = &witness.keys;
-                *registered = Some(keys.register(issued, backend, Arc::clone(handle), *address));
+                let peer = witness.peer();
+                let handle = Arc::clone(&peer.backend);
+                *registered = Some(keys.register(issued, backend, handle, peer.address));
             }
             Event::ReadyForQuery(_) if *client == Client::Asked => *client = Client::Nothing,
             Event::Error {
@@ -96,16 +75,19 @@ impl Follow {
                 is_orphaned,
             } => {
                 *is_explained |= severity == Severity::Fatal;
-                match sqlstate {
-                    Some(_) if is_orphaned => witness.report(Cause::Crashed),
-                    Some(sqlstate) => witness.testify(severity, sqlstate),
-                    None => {}
+                let proof = sqlstate.and_then(|sqlstate| match is_orphaned {
+                    true => Some(Cause::Crashed),
+                    false => proof(severity, sqlstate, witness.came_to_write()),
+                });
+                if let Some(cause) = proof {
+                    witness.report(cause);
                 }
             }
             Event::ReadyForQuery(_) | Event::AuthenticationOk | Event::CopyBoth => {}
         });
         if let Err(error) = seen {
-            tracing::debug!(backend = %witness.peer.backend.name, %error, "session is no longer followed");
+            let backend = &witness.peer().backend.name;
+            tracing::debug!(%backend, %error, "session is no longer followed");
         }
     }
 
@@ -143,35 +125,19 @@ impl Follow {
     }
 }
 
-impl Witness {
-    fn testify(&mut self, severity: Severity, sqlstate: SqlState) {
-        let writes = self.peer.role == WantedRole::Primary;
-        let cause = match (severity, sqlstate) {
-            (_, SqlState::READ_ONLY_SQL_TRANSACTION) if writes => Cause::ReadOnly,
-            (Severity::Fatal, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) => {
-                Cause::ShuttingDown
-            }
-            (Severity::Fatal, SqlState::CANNOT_CONNECT_NOW) => Cause::StartingUp,
-            // A function can raise one of these: worth a look, proof of nothing.
-            (Severity::Error, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) => {
-                Cause::EarlyClose
-            }
-            _ => return,
-        };
-        self.report(cause);
-    }
-
-    fn report(&mut self, cause: Cause) {
-        let now = Instant::now();
-        let is_due = |last: Instant| now.saturating_duration_since(last) >= REPORT_INTERVAL;
-        if self.last_report.is_none_or(is_due) {
-            self.last_report = Some(now);
-            if cause == Cause::ReadOnly {
-                self.peer.backend.doubt(now);
-            }
-            let backend = self.peer.backend.id;
-            self.reporter.send(Report { backend, cause });
+/// What an error of the server's proves; `writes`: to a session that came to write.
+fn proof(severity: Severity, sqlstate: SqlState, writes: bool) -> Option<Cause> {
+    match (severity, sqlstate) {
+        (_, SqlState::READ_ONLY_SQL_TRANSACTION) if writes => Some(Cause::ReadOnly),
+        (Severity::Fatal, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) => {
+            Some(Cause::ShuttingDown)
         }
+        (Severity::Fatal, SqlState::CANNOT_CONNECT_NOW) => Some(Cause::StartingUp),
+        // A function can raise one of these: worth a look, proof of nothing.
+        (Severity::Error, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) => {
+            Some(Cause::EarlyClose)
+        }
+        _ => None,
     }
 }
 
@@ -179,10 +145,12 @@ impl Witness {
 mod tests {
     use super::*;
     use crate::cluster::BackendId;
+    use crate::cluster::WantedRole;
     use crate::protocol::postgres::TransactionStatus;
     use crate::protocol::postgres::backend::ready_for_query;
     use crate::protocol::postgres::error::ErrorResponse;
     use crate::report;
+    use crate::report::Report;
     use crate::routing::BackendHandle;
 
     fn follow(role: WantedRole) -> (Follow, tokio::sync::mpsc::Receiver<Report>) {

@@ -17,6 +17,7 @@ use crate::support::evergate::Until;
 use crate::support::pg_cluster::PostgresCluster;
 use crate::support::pg_server::PgServer;
 use crate::support::ports::free_addr;
+use crate::support::verdict::Verdict;
 use crate::support::wait_until;
 use crate::support::workload::OracleWriter;
 use crate::support::workload::Record;
@@ -305,4 +306,32 @@ pub fn begun_after(record: &Record, moment: Instant, node: &PgServer) -> usize {
     let late = record.attempts.iter().filter(|it| it.began > moment);
     let ids = late.filter_map(|it| it.id);
     ids.filter(|id| rows.contains(id)).count()
+}
+
+/// What a failover has cost the load: at most one error for each session, which found nobody that
+/// takes no writes.
+#[track_caller]
+pub fn expect_an_error_each_at_most(
+    load: Workload,
+    oracle: OracleWriter,
+    new: &PgServer,
+) -> Verdict {
+    let verdict = load.finish().verdict(new.addr());
+    let baseline = oracle.finish().verdict(new.addr());
+    println!(
+        "{verdict}\nadded outage: {:?}",
+        verdict.added_outage(&baseline)
+    );
+    assert_eq!(verdict.failed_connections, 0, "{verdict}");
+    assert_eq!(verdict.read_only_errors, 0, "{verdict}");
+    assert!(verdict.failed_statements <= WRITERS, "{verdict}");
+    verdict
+}
+
+/// Every session has got one error, and no new one was turned away.
+#[track_caller]
+pub fn expect_an_error_each(verdict: &Verdict) {
+    println!("{verdict}");
+    assert_eq!(verdict.failed_connections, 0, "{verdict}");
+    assert_eq!(verdict.failed_statements, WRITERS, "{verdict}");
 }

@@ -5,6 +5,7 @@ use std::thread;
 use super::stage::LIMIT;
 use super::stage::Stage;
 use super::stage::WRITERS;
+use super::stage::expect_an_error_each_at_most;
 use crate::support::PATIENCE;
 use crate::support::Watchdog;
 use crate::support::pg_node::Shutdown;
@@ -26,16 +27,7 @@ fn a_switchover_by_hand_costs_each_session_one_error() {
     stage.wait_for_role(old, "replica", "claims_replica");
     assert!(stage.reader().is_ok());
 
-    let verdict = load.finish().verdict(new.addr());
-    let baseline = oracle.finish().verdict(new.addr());
-    println!(
-        "{verdict}\nadded outage: {:?}",
-        verdict.added_outage(&baseline)
-    );
-    assert_eq!(verdict.failed_connections, 0, "{verdict}");
-    assert_eq!(verdict.read_only_errors, 0, "{verdict}");
-    assert!(verdict.failed_statements <= WRITERS, "{verdict}");
-    verdict.expect_intact();
+    expect_an_error_each_at_most(load, oracle, new).expect_intact();
 }
 
 /// B5

@@ -6,11 +6,9 @@
 use std::fs;
 use std::io::Read;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Output;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -31,7 +29,7 @@ use super::read_packet;
 use crate::pki;
 use crate::pki::Authority;
 use crate::support::backend::server;
-use crate::support::process::installed;
+use crate::support::mariadb::mariadb;
 use crate::support::process::output_of;
 use crate::support::process::run;
 
@@ -183,24 +181,6 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn mariadb(addr: SocketAddr, options: &[&str]) -> Output {
-    let client = installed("mariadb", "mariadb-client");
-    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
-    let password = format!("--password={PASSWORD}");
-    let place = [
-        &client,
-        "--no-defaults",
-        "-h",
-        &ip,
-        "-P",
-        &port,
-        "-u",
-        "app",
-    ];
-    let rest = [password.as_str(), "-e", "do 1"];
-    output_of(&[&place, options, &rest].concat(), &[])
-}
-
 /// What a login comes to: let in or not, and what the server heard in the clear.
 #[track_caller]
 fn log_in(authority: &Authority, client_tls: bool, server_tls: bool, cached: bool) -> (bool, bool) {
@@ -223,11 +203,13 @@ fn log_in(authority: &Authority, client_tls: bool, server_tls: bool, cached: boo
         false => String::new(),
     };
     let (_evergate, listens) = before(&[backend], &cluster, &listener);
+    let password = format!("--password={PASSWORD}");
     let options: &[&str] = match client_tls {
         true => &["--ssl", "--ssl-ca", ca],
         false => &["--skip-ssl"],
     };
-    let output = mariadb(listens, options);
+    let options = [options, &[&password]].concat();
+    let output = mariadb(listens, "app", &options, "do 1");
     let told = String::from_utf8_lossy(&output.stderr);
     let is_in = output.status.success();
     // The second is what becomes of a refusal where a key was expected.

@@ -1,6 +1,7 @@
 //! CancelRequest: it reaches the right server, and nobody else's session.
 
 use std::io::Read;
+use std::io::Write;
 use std::net::SocketAddr;
 
 use evergate::protocol::postgres::CancelKey;
@@ -19,17 +20,38 @@ use crate::support::process::words;
 use crate::support::talk::connect;
 use crate::support::wait_until;
 
+const SLEEP: &[u8] = b"Q\0\0\0\x19select pg_sleep(300)\0";
+const SLEEPERS: &str = "select count(*) from pg_stat_activity where query like '%pg_sleep(300)%' and state = 'active' and pid <> pg_backend_pid()";
+
 /// Sends it and waits for the close, as libpq does.
 pub fn cancel(addr: SocketAddr, key: &CancelKey) {
     let mut stream = connect(addr);
-    std::io::Write::write_all(&mut stream, &frontend::cancel_request(key)).unwrap();
+    stream.write_all(&frontend::cancel_request(key)).unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty());
 }
 
-const SLEEP: &[u8] = b"Q\0\0\0\x19select pg_sleep(300)\0";
-const SLEEPERS: &str = "select count(*) from pg_stat_activity where query like '%pg_sleep(300)%' and state = 'active' and pid <> pg_backend_pid()";
+/// Asks for a query that does not end, and returns when it runs; no other does.
+#[track_caller]
+pub fn sleep(wire: &mut Wire<impl Read + Write>, server: &Postgres) {
+    wire.send(SLEEP);
+    wait_until(PATIENCE, "the query runs", || server.sql(SLEEPERS) == "1");
+}
+
+/// The session's key ends a query of this server.
+#[track_caller]
+pub fn expect_that_it_cancels(
+    key: &CancelKey,
+    wire: &mut Wire<impl Read + Write>,
+    server: &Postgres,
+    listens: SocketAddr,
+) {
+    sleep(wire, server);
+    cancel(listens, key);
+    let error = wire.until_ready().error.unwrap();
+    assert_eq!(error.sqlstate, Some(SqlState::QUERY_CANCELED));
+}
 
 #[test]
 fn a_cancel_ends_one_query_of_one_server() {
@@ -68,8 +90,7 @@ fn a_key_is_worth_nothing_at_the_server_nor_after_the_session() {
     let postgres = Postgres::start();
     let (evergate, listens) = before(&[postgres.addr()], &[], &[]);
     let (mut wire, key) = Wire::login(listens);
-    wire.send(SLEEP);
-    wait_until(PATIENCE, "the query runs", || postgres.sql(SLEEPERS) == "1");
+    sleep(&mut wire, &postgres);
     // The process id is the server's, as pg_backend_pid() says; the secret is not.
     let pid = "select pid from pg_stat_activity where query like '%pg_sleep(300)%' and state = 'active' and pid <> pg_backend_pid()";
     assert_eq!(postgres.sql(pid), key.process_id().to_string());
@@ -123,8 +144,7 @@ fn guessing_keys_hits_nobody_and_is_slowed_down() {
     let postgres = Postgres::start();
     let (evergate, listens) = before(&[postgres.addr()], &[], &[]);
     let (mut wire, key) = Wire::login(listens);
-    wire.send(SLEEP);
-    wait_until(PATIENCE, "the query runs", || postgres.sql(SLEEPERS) == "1");
+    sleep(&mut wire, &postgres);
     for guess in 0..2000_u32 {
         let wrong = key.secret()[0] ^ 1;
         let secret = [&[wrong][..], &guess.to_be_bytes()[1..]].concat();
@@ -135,7 +155,7 @@ fn guessing_keys_hits_nobody_and_is_slowed_down() {
     assert_eq!(postgres.sql(SLEEPERS), "1");
     // The session's own client has another address, and is not kept from it.
     let mut other = crate::support::talk::connect_from([127, 9, 9, 9].into(), listens);
-    std::io::Write::write_all(&mut other, &frontend::cancel_request(&key)).unwrap();
+    other.write_all(&frontend::cancel_request(&key)).unwrap();
     assert_eq!(other.read(&mut [0]).unwrap(), 0);
     let error = wire.until_ready().error.unwrap();
     assert_eq!(error.sqlstate, Some(SqlState::QUERY_CANCELED));
@@ -146,9 +166,5 @@ fn a_full_listener_still_takes_cancels() {
     let postgres = Postgres::start();
     let (_evergate, listens) = before(&[postgres.addr()], &[], &["max_connections: 1"]);
     let (mut wire, key) = Wire::login(listens);
-    wire.send(SLEEP);
-    wait_until(PATIENCE, "the query runs", || postgres.sql(SLEEPERS) == "1");
-    cancel(listens, &key);
-    let error = wire.until_ready().error.unwrap();
-    assert_eq!(error.sqlstate, Some(SqlState::QUERY_CANCELED));
+    expect_that_it_cancels(&key, &mut wire, &postgres, listens);
 }

@@ -15,6 +15,7 @@ use evergate::protocol::postgres::backend::ready_for_query;
 use evergate::protocol::postgres::sqlstate::SqlState;
 use rustix::process::Signal;
 
+use crate::postgres::cancel::sleep;
 use crate::postgres::cases::LET_IN;
 use crate::postgres::cases::before;
 use crate::postgres::cases::file;
@@ -24,7 +25,6 @@ use crate::support::PATIENCE;
 use crate::support::evergate::Evergate;
 use crate::support::ports::free_addr;
 use crate::support::postgres::Postgres;
-use crate::support::wait_until;
 
 #[test]
 fn a_stop_ends_idle_sessions_at_once_and_others_with_their_transaction() {
@@ -73,9 +73,7 @@ fn a_session_whose_server_is_killed_gets_one_clear_error() {
     let (_evergate, listens) = before(&[postgres.addr()], &[], &[]);
     let (mut idle, _) = Wire::login(listens);
     let (mut busy, _) = Wire::login(listens);
-    busy.send(b"Q\0\0\0\x19select pg_sleep(300)\0");
-    let sleepers = "select count(*) from pg_stat_activity where query like '%pg_sleep(300)%' and pid <> pg_backend_pid()";
-    wait_until(PATIENCE, "the query runs", || postgres.sql(sleepers) == "1");
+    sleep(&mut busy, &postgres);
     postgres.kill9();
     for wire in [&mut idle, &mut busy] {
         let error = wire.last_words();

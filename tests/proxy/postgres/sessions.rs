@@ -1,5 +1,6 @@
 //! Sessions through a PostgreSQL listener are what they are without one.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use evergate::protocol::postgres::TransactionStatus;
@@ -9,6 +10,7 @@ use crate::postgres::cases::LET_IN;
 use crate::postgres::cases::answer;
 use crate::postgres::cases::answering;
 use crate::postgres::cases::before;
+use crate::postgres::cases::named;
 use crate::postgres::cases::psql_as;
 use crate::postgres::wire::Wire;
 use crate::support::evergate::Evergate;
@@ -122,19 +124,15 @@ fn segments_of_one_byte_change_nothing() {
     }
 }
 
+/// A server that lets everybody in and says who it is.
+fn saying(name: &[u8; 1]) -> SocketAddr {
+    let ready = ready_for_query(TransactionStatus::Idle);
+    answering([named(name), LET_IN.to_vec(), ready].concat())
+}
+
 #[test]
 fn routes_choose_by_database_and_user() {
-    let servers = [b"a", b"b", b"c"].map(|name| {
-        let named = crate::postgres::cases::named(name);
-        answering(
-            [
-                named,
-                LET_IN.to_vec(),
-                ready_for_query(TransactionStatus::Idle),
-            ]
-            .concat(),
-        )
-    });
+    let servers = [b"a", b"b", b"c"].map(saying);
     let listens = free_addr();
     let clusters: String = ["a", "b", "c"]
         .iter()
@@ -166,17 +164,7 @@ fn routes_choose_by_database_and_user() {
 
 #[test]
 fn a_setting_of_the_startup_message_can_be_hashed() {
-    let servers = [b"a", b"b", b"c"].map(|name| {
-        let named = crate::postgres::cases::named(name);
-        answering(
-            [
-                named,
-                LET_IN.to_vec(),
-                ready_for_query(TransactionStatus::Idle),
-            ]
-            .concat(),
-        )
-    });
+    let servers = [b"a", b"b", b"c"].map(saying);
     let balance = "balance: {policy: consistent_hash, hash: {key: \"startup:work_mem\"}}";
     let (_evergate, listens) = before(&servers, &[balance], &[]);
     let server_of = |parameters: &[(&str, &str)]| {

@@ -15,7 +15,7 @@ use rustls::pki_types::ServerName;
 
 use crate::pki::Authority;
 use crate::pki::trusting_anything;
-use crate::postgres::cancel::cancel;
+use crate::postgres::cancel::expect_that_it_cancels;
 use crate::postgres::cases::answer;
 use crate::postgres::cases::before;
 use crate::postgres::cases::complaint;
@@ -115,12 +115,7 @@ fn direct_tls_needs_the_protocols_name() {
     let key = wire.begin(&[("user", "postgres")]).unwrap();
     assert_eq!(wire.query("select 1").rows.len(), 1);
     // A cancel may come in the clear: older clients have no other.
-    wire.send(b"Q\0\0\0\x19select pg_sleep(300)\0");
-    let sleepers = "select count(*) from pg_stat_activity where query like '%pg_sleep(300)%' and pid <> pg_backend_pid()";
-    wait_until(PATIENCE, "the query runs", || postgres.sql(sleepers) == "1");
-    cancel(listens, &key);
-    let error = wire.until_ready().error.unwrap();
-    assert_eq!(error.sqlstate, Some(SqlState::QUERY_CANCELED));
+    expect_that_it_cancels(&key, &mut wire, &postgres, listens);
 
     for alpn in [Vec::new(), vec![b"http/1.1".to_vec()]] {
         let mut config = trusting_anything();
@@ -162,12 +157,7 @@ fn the_backends_leg_is_encrypted_and_verified() {
         "t"
     );
     let (mut wire, key) = Wire::login(listens);
-    wire.send(b"Q\0\0\0\x19select pg_sleep(300)\0");
-    let sleepers = "select count(*) from pg_stat_activity where query like '%pg_sleep(300)%' and pid <> pg_backend_pid()";
-    wait_until(PATIENCE, "the query runs", || postgres.sql(sleepers) == "1");
-    cancel(listens, &key);
-    let error = wire.until_ready().error.unwrap();
-    assert_eq!(error.sqlstate, Some(SqlState::QUERY_CANCELED));
+    expect_that_it_cancels(&key, &mut wire, &postgres, listens);
 
     let other = Authority::new("other");
     let tls = format!("tls: {{ca_file: {}}}", other.ca_file.display());
@@ -232,12 +222,7 @@ fn tls_passes_through_from_end_to_end() {
     assert_eq!(accepted, *b"S");
     let mut wire = Wire::over(over_tls(stream, trusting_anything()));
     let key = wire.begin(&[("user", "postgres")]).unwrap();
-    wire.send(b"Q\0\0\0\x19select pg_sleep(300)\0");
-    let sleepers = "select count(*) from pg_stat_activity where query like '%pg_sleep(300)%' and pid <> pg_backend_pid()";
-    wait_until(PATIENCE, "the query runs", || postgres.sql(sleepers) == "1");
-    cancel(listens, &key);
-    let error = wire.until_ready().error.unwrap();
-    assert_eq!(error.sqlstate, Some(SqlState::QUERY_CANCELED));
+    expect_that_it_cancels(&key, &mut wire, &postgres, listens);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use crate::config::AuthorityConfig;
 use crate::config::CheckKind;
 use crate::config::DatabaseCheck;
 use crate::control::evidence::Authority;
-use crate::control::evidence::PostgresEvidence;
-use crate::control::evidence::RedisEvidence;
+use crate::control::fixtures::postgres;
+use crate::control::fixtures::redis;
 use std::num::NonZeroU16;
 
 fn orders(authority: bool) -> ClusterConfig {
@@ -23,19 +23,6 @@ fn orders(authority: bool) -> ClusterConfig {
     cluster
 }
 
-fn evidence(timeline: Option<u32>) -> Evidence {
-    Evidence::Postgres(PostgresEvidence {
-        is_in_recovery: timeline.is_none(),
-        is_writable: timeline.is_some(),
-        system_identifier: 7,
-        timeline: timeline.unwrap_or(1),
-        received_lsn: 100,
-        replayed_lsn: 100,
-        connections_used: 1,
-        connections_allowed: 100,
-    })
-}
-
 /// Each backend answers its probe; a number is the timeline of one that says it is primary.
 fn hear(world: &mut World, timelines: [Option<u32>; 2]) {
     world.now += SECOND * 2;
@@ -44,7 +31,7 @@ fn hear(world: &mut World, timelines: [Option<u32>; 2]) {
     for order in orders {
         let position = usize::from(*order.target.backend.name == *"db2");
         let observation = Observation {
-            result: Ok(evidence(timelines[position])),
+            result: Ok(postgres(timelines[position])),
             duration: Duration::from_millis(1),
         };
         let now = world.moment();
@@ -146,18 +133,6 @@ fn a_stray_that_claims_to_be_primary_is_reason_for_haste_only_for_a_while() {
         hear(&mut world, [Some(1), Some(1)]);
     }
     assert!(!needs(&world));
-}
-
-fn redis(id: &str, previous: Option<&str>, is_primary: bool) -> Evidence {
-    Evidence::Redis(RedisEvidence {
-        is_primary,
-        is_linked: true,
-        replication_id: id.to_owned(),
-        previous_id: previous.map(str::to_owned),
-        offset: 100,
-        connections_used: 1,
-        connections_allowed: 10_000,
-    })
 }
 
 #[test]

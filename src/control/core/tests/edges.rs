@@ -9,6 +9,7 @@ use crate::config::Fallback;
 use crate::config::Intent;
 use crate::config::MaxLag;
 use crate::control::evidence::PostgresEvidence;
+use crate::control::fixtures::postgres;
 
 fn asks_roles(mut cluster: ClusterConfig) -> ClusterConfig {
     cluster.health_check.kind = CheckKind::Postgres(DatabaseCheck {
@@ -17,20 +18,6 @@ fn asks_roles(mut cluster: ClusterConfig) -> ClusterConfig {
         database: None,
     });
     cluster
-}
-
-/// A primary on this timeline, or a replica.
-fn said(timeline: Option<u32>) -> Evidence {
-    Evidence::Postgres(PostgresEvidence {
-        is_in_recovery: timeline.is_none(),
-        is_writable: timeline.is_some(),
-        system_identifier: 7,
-        timeline: timeline.unwrap_or(1),
-        received_lsn: 100,
-        replayed_lsn: 100,
-        connections_used: 1,
-        connections_allowed: 100,
-    })
 }
 
 fn answer(world: &mut World, order: &Order, evidence: Evidence) {
@@ -54,7 +41,7 @@ fn hear(world: &mut World, says: impl Fn(&str) -> Evidence) -> usize {
 }
 
 fn first_is_primary(name: &str) -> Evidence {
-    said((name == "db1").then_some(1))
+    postgres((name == "db1").then_some(1))
 }
 
 fn order_for(orders: Vec<Order>, name: &str) -> Order {
@@ -73,7 +60,7 @@ fn an_answer_that_was_under_way_refutes_no_proof() {
     world.core.report(order.id, Cause::ReadOnly, now);
     assert_eq!(world.entry("db1").role, Role::Fenced);
 
-    answer(&mut world, &order, said(Some(1)));
+    answer(&mut world, &order, postgres(Some(1)));
     assert_eq!(world.entry("db1").role, Role::Fenced, "it may be older");
     world.now += Duration::from_millis(60);
     assert!(
@@ -103,7 +90,7 @@ fn a_missing_primary_is_no_panic() {
             if *order.target.backend.name == *"db1" {
                 world.answer(&order, Err(Cause::ConnectRefused));
             } else {
-                answer(&mut world, &order, said(None));
+                answer(&mut world, &order, postgres(None));
             }
         }
         world.core.settle();
@@ -122,7 +109,7 @@ fn a_missing_primary_is_no_panic() {
 fn a_split_brain_ends_with_a_check_that_tells_no_roles() {
     let plain = cluster("a", &["db1", "db2"]);
     let mut world = World::new(vec![asks_roles(plain.clone())]);
-    hear(&mut world, |_| said(Some(1)));
+    hear(&mut world, |_| postgres(Some(1)));
     let is_split = |world: &World| world.core.cluster("a").unwrap().roles.is_split_brain;
     assert!(is_split(&world));
     world.apply(vec![plain]);
@@ -141,7 +128,7 @@ fn a_check_that_begins_to_tell_roles_waits_for_everybody() {
     let orders = world.orders();
     assert_eq!(orders.len(), 2);
     let stale = order_for(orders, "db1");
-    answer(&mut world, &stale, said(Some(1)));
+    answer(&mut world, &stale, postgres(Some(1)));
     assert_eq!(world.entry("db1").role, Role::Unknown);
 }
 
@@ -152,7 +139,7 @@ fn a_name_that_is_looked_up_may_be_the_better_primary() {
     assert_eq!(hear(&mut world, first_is_primary), 1);
     assert_eq!(world.entry("db1").role, Role::Unknown);
     world.resolve("db.x", 2);
-    assert_eq!(hear(&mut world, |_| said(Some(2))), 1);
+    assert_eq!(hear(&mut world, |_| postgres(Some(2))), 1);
     assert_eq!(world.entry("db1").role, Role::Fenced);
     assert_eq!(world.entry("db.x").role, Role::Primary);
 }
@@ -219,18 +206,18 @@ fn fenced() -> Fate {
 fn sessions_that_write_at_an_old_address_end_once_another_is_primary() {
     let mut world = World::new(vec![asks_roles(cluster("a", &["db.x"]))]);
     world.resolve("db.x", 1);
-    hear(&mut world, |_| said(Some(1)));
+    hear(&mut world, |_| postgres(Some(1)));
     let place = session(&world, "db.x");
     let old = Arc::clone(&world.entry("db.x").handle);
     world.resolve("db.x", 2);
     assert!(is_drained(old.fate(WRITES)), "nobody else takes writes yet");
-    hear(&mut world, |_| said(Some(2)));
+    hear(&mut world, |_| postgres(Some(2)));
     assert_eq!(world.entry("db.x").role, Role::Primary);
     assert_eq!(old.fate(WRITES), fenced());
     assert!(is_drained(old.fate(Intent::ANY)), "who reads may go on");
     // The name points there again: what is decided now is about the present primary.
     world.resolve("db.x", 1);
-    hear(&mut world, |_| said(Some(3)));
+    hear(&mut world, |_| postgres(Some(3)));
     assert_eq!(old.fate(WRITES), Fate::Serve);
     drop(place);
 }
@@ -244,7 +231,7 @@ fn sessions_of_a_removed_primary_end_once_another_is_primary() {
     world.apply(vec![asks_roles(cluster("a", &["db2"]))]);
     assert!(is_drained(old.fate(WRITES)));
     world.now += SECOND * 2;
-    hear(&mut world, |_| said(Some(2)));
+    hear(&mut world, |_| postgres(Some(2)));
     assert_eq!(old.fate(WRITES), fenced());
     drop(place);
 }
@@ -257,11 +244,11 @@ fn sessions_of_a_primary_that_only_has_another_name_go_on() {
         cluster
     };
     let mut world = World::new(vec![renamed("one")]);
-    hear(&mut world, |_| said(Some(1)));
+    hear(&mut world, |_| postgres(Some(1)));
     let place = session(&world, "one");
     let old = Arc::clone(&world.entry("one").handle);
     world.apply(vec![renamed("two")]);
-    hear(&mut world, |_| said(Some(1)));
+    hear(&mut world, |_| postgres(Some(1)));
     assert_eq!(world.entry("two").role, Role::Primary);
     assert!(is_drained(old.fate(WRITES)));
     drop(place);

@@ -2,28 +2,13 @@
 
 use super::*;
 use crate::config::HttpClusterConfig;
-use crate::config::OutlierConfig;
+use crate::control::fixtures::outliers;
 use crate::control::happening::What;
 use crate::routing::Answer;
 use crate::routing::Ejection;
 use crate::routing::Outcome;
 
 const HALF_MINUTE: Duration = Duration::from_secs(30);
-
-fn outliers() -> OutlierConfig {
-    OutlierConfig {
-        consecutive_5xx: 5,
-        consecutive_gateway: 3,
-        success_rate_factor: 1.5,
-        latency_factor: 3.0,
-        min_requests: 100,
-        min_backends: 4,
-        interval: SECOND * 10,
-        base_ejection: HALF_MINUTE,
-        max_ejection: SECOND * 300,
-        max_ejected: 0.5,
-    }
-}
 
 fn watched(names: &[&str]) -> ClusterConfig {
     ClusterConfig {

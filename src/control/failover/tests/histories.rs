@@ -2,18 +2,7 @@
 
 use super::*;
 use crate::control::evidence::RedisEvidence;
-
-fn redis(id: &str, previous: Option<&str>, is_primary: bool) -> Evidence {
-    Evidence::Redis(RedisEvidence {
-        is_primary,
-        is_linked: true,
-        replication_id: id.to_owned(),
-        previous_id: previous.map(str::to_owned),
-        offset: 100,
-        connections_used: 1,
-        connections_allowed: 10_000,
-    })
-}
+use crate::control::fixtures::redis;
 
 fn master(id: &str, previous: Option<&str>) -> Evidence {
     redis(id, previous, true)

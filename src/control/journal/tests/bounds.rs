@@ -6,8 +6,7 @@ use super::*;
 fn an_incident_after_which_nobody_comes_is_closed_all_the_same() {
     let mut story = Story::new(true, &["pg1", "pg2"]);
     story.dies("pg1").later(100);
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg2", 2);
     assert!(story.journal.next_look().is_some());
     story.now += ANSWER_PATIENCE - Duration::from_millis(1);
     assert_eq!(story.look().the_incident().closed, None);
@@ -36,8 +35,7 @@ fn the_journal_is_bounded_and_forgets_small_incidents_first() {
     let mut story = Story::new(true, &["pg1", "pg2", "pg3"]);
     story.dies("pg1").later(100);
     story.health("pg1", Health::Up, Cause::CheckPassed);
-    story.role("pg1", Role::Primary, Cause::ClaimsPrimary, Some(1));
-    story.settle();
+    story.leads("pg1", 1);
     story.now += ANSWER_PATIENCE;
     story.look();
     for _ in 0..MAX_INCIDENTS + 10 {
@@ -63,8 +61,7 @@ fn steps_are_bounded_and_what_matters_is_told_all_the_same() {
         story.health("pg2", Health::Up, Cause::CheckPassed);
         story.settle().later(10);
     }
-    story.role("pg3", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg3", 2);
     let incident = story.the_incident();
     assert!(incident.steps.len() <= MAX_STEPS + 5);
     assert!(incident.omitted > 100, "{}", incident.omitted);

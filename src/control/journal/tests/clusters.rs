@@ -69,22 +69,19 @@ fn a_primary_that_steps_down_first_makes_a_switchover() {
     let mut story = Story::new(true, &["pg1", "pg2"]);
     story.role("pg1", Role::Replica, Cause::ClaimsReplica, Some(1));
     story.settle().later(100);
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg2", 2);
     assert_eq!(story.the_incident().kind, Kind::Switchover);
     // It refuses writes, as sessions have proved.
     let mut story = Story::new(true, &["pg1", "pg2"]);
     story.role("pg1", Role::Fenced, Cause::ReadOnly, Some(1));
     story.settle().later(100);
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg2", 2);
     assert_eq!(story.the_incident().kind, Kind::Switchover);
     // Shut down in the orderly way, as sessions were told, and gone since.
     let mut story = Story::new(true, &["pg1", "pg2"]);
     story.failed("pg1", Cause::ShuttingDown);
     story.dies("pg1").later(100);
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg2", 2);
     assert_eq!(story.the_incident().kind, Kind::Switchover);
 }
 
@@ -96,8 +93,7 @@ fn a_primary_that_has_died_makes_a_failover_whatever_its_processes_say() {
     story.role("pg1", Role::Fenced, Cause::Crashed, Some(1));
     story.settle();
     story.dies("pg1").later(100);
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg2", 2);
     assert_eq!(story.the_incident().kind, Kind::Failover);
     // Also when it is started as a replica before the other is promoted.
     let mut story = Story::new(true, &["pg1", "pg2"]);
@@ -105,8 +101,7 @@ fn a_primary_that_has_died_makes_a_failover_whatever_its_processes_say() {
     story.health("pg1", Health::Up, Cause::CheckPassed);
     story.role("pg1", Role::Replica, Cause::ClaimsReplica, Some(1));
     story.settle().later(100);
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg2", 2);
     assert_eq!(story.the_incident().kind, Kind::Failover);
 }
 
@@ -114,8 +109,7 @@ fn a_primary_that_has_died_makes_a_failover_whatever_its_processes_say() {
 fn one_decision_that_replaces_the_primary_is_an_incident_too() {
     let mut story = Story::new(true, &["pg1", "pg2"]);
     story.role("pg1", Role::Fenced, Cause::StaleTimeline, Some(1));
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg2", 2);
     let incident = story.the_incident();
     assert_eq!(incident.kind, Kind::Failover);
     let told = [
@@ -134,8 +128,7 @@ fn the_same_primary_that_returns_makes_an_outage() {
     let mut story = Story::new(true, &["pg1", "pg2"]);
     story.dies("pg1").later(1000);
     story.health("pg1", Health::Up, Cause::CheckPassed);
-    story.role("pg1", Role::Primary, Cause::ClaimsPrimary, Some(1));
-    story.settle();
+    story.leads("pg1", 1);
     let incident = story.the_incident();
     assert_eq!(incident.kind, Kind::Outage);
     assert_eq!(incident.lost, incident.found);
@@ -150,8 +143,7 @@ fn a_new_primary_that_is_lost_at_once_belongs_to_the_same_incident() {
     story.role("pg2", Role::Unknown, Cause::ConnectRefused, Some(2));
     story.settle().later(100);
     assert_eq!(story.the_incident().at(Phase::Released), None);
-    story.role("pg3", Role::Primary, Cause::ClaimsPrimary, Some(3));
-    story.settle();
+    story.leads("pg3", 3);
     let incident = story.the_incident();
     assert_eq!(incident.found.as_deref(), Some("pg3"));
     assert_eq!(incident.lost.as_deref(), Some("pg1"));
@@ -161,8 +153,7 @@ fn a_new_primary_that_is_lost_at_once_belongs_to_the_same_incident() {
 fn a_second_failover_is_a_second_incident() {
     let mut story = Story::new(true, &["pg1", "pg2", "pg3"]);
     story.dies("pg1").later(100);
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle().later(100);
+    story.leads("pg2", 2).later(100);
     story.dies("pg2").later(100);
     let all = story.journal.latest(10);
     assert_eq!(all.len(), 2);
@@ -183,8 +174,7 @@ fn a_split_brain_is_told_until_it_is_resolved() {
     assert_eq!(incident.lost.as_deref(), Some("pg1"));
     assert!(incident.at(Phase::Fenced).is_some());
     story.is_split_brain = false;
-    story.role("pg2", Role::Primary, Cause::ClaimsPrimary, Some(2));
-    story.settle();
+    story.leads("pg2", 2);
     let incident = story.the_incident();
     assert_eq!(incident.kind, Kind::SplitBrain);
     assert!(incident.at(Phase::SplitBrainOver).is_some());

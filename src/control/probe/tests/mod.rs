@@ -7,22 +7,26 @@ mod postgres;
 mod redis;
 
 use super::*;
-use crate::config::BackendTlsConfig;
-use crate::config::CertificatePair;
 use crate::config::HttpCheck;
-use crate::config::ListenerTlsConfig;
-use crate::config::TlsVersion;
 use crate::config::VerifyMode;
+use crate::control::fakes::PATIENT;
+use crate::control::fakes::Server;
+use crate::control::fakes::answers;
+use crate::control::fakes::certificate;
+use crate::control::fakes::connector;
+use crate::control::fakes::dribbles;
+use crate::control::fakes::hangs;
+use crate::control::fakes::read_some;
+use crate::control::fakes::refuses;
+use crate::control::fakes::serve;
 use crate::control::fixtures::cluster;
-use crate::tls::TlsAcceptor;
 use rustix::io::Errno;
-use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
 
-/// Generous for what has to succeed on a busy machine.
-const PATIENT: Duration = Duration::from_secs(10);
 /// Short for what has to run into its deadline.
 const HASTY: Duration = Duration::from_millis(100);
+
+/// Of the backend, as the file has it.
+const ADDRESS: &str = "10.0.0.1";
 
 fn target(kind: CheckKind, timeout: Duration) -> Target {
     let mut cluster = cluster("orders", &["db1"]);
@@ -63,44 +67,6 @@ fn command(script: &str) -> CheckKind {
     }
 }
 
-/// A server that treats every connection alike; ends when dropped.
-struct Server {
-    address: SocketAddr,
-    task: AbortHandle,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> Server
-where
-    F: Future<Output = io::Result<()>> + Send,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let task = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            // A probe that has gone is no failure of the server.
-            let _ = treat(stream).await;
-        }
-    });
-    Server {
-        address,
-        task: task.abort_handle(),
-    }
-}
-
-/// Reads a request's head, or what comes first.
-async fn read_some(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut request = vec![0; 4096];
-    let count = stream.read(&mut request).await?;
-    request.truncate(count);
-    Ok(request)
-}
-
 /// Writes these pieces, each in a segment of its own, and closes.
 async fn says(pieces: &'static [&'static str]) -> Server {
     serve(move |mut stream: TcpStream| async move {
@@ -113,41 +79,6 @@ async fn says(pieces: &'static [&'static str]) -> Server {
         stream.read(&mut [0; 1024]).await.map(drop)
     })
     .await
-}
-
-/// Reads the request, answers, closes.
-async fn answers(answer: impl Into<String>) -> Server {
-    let answer: Arc<str> = answer.into().into();
-    serve(move |mut stream: TcpStream| {
-        let answer = Arc::clone(&answer);
-        async move {
-            read_some(&mut stream).await?;
-            stream.write_all(answer.as_bytes()).await?;
-            stream.shutdown().await
-        }
-    })
-    .await
-}
-
-async fn silent() -> Server {
-    serve(async |_stream: TcpStream| std::future::pending().await).await
-}
-
-/// One byte, again and again, slower than any deadline allows.
-async fn dribbles(head: &'static str) -> Server {
-    serve(move |mut stream: TcpStream| async move {
-        stream.write_all(head.as_bytes()).await?;
-        loop {
-            stream.write_all(b"x").await?;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-}
-
-async fn refused() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
 }
 
 async fn ask(kind: CheckKind, timeout: Duration, address: SocketAddr) -> Result<(), Cause> {
@@ -163,14 +94,14 @@ async fn ask_target(target: &Target, address: SocketAddr) -> Result<(), Cause> {
 
 #[tokio::test]
 async fn tcp_passes_when_the_connection_stands() {
-    let server = silent().await;
+    let server = hangs().await;
     let result = ask(tcp("", None), PATIENT, server.address).await;
     assert_eq!(result, Ok(()));
 }
 
 #[tokio::test]
 async fn tcp_tells_a_refused_connection() {
-    let result = ask(tcp("", None), PATIENT, refused().await).await;
+    let result = ask(tcp("", None), PATIENT, refuses().await.address).await;
     assert_eq!(result, Err(Cause::ConnectRefused));
 }
 
@@ -217,7 +148,7 @@ async fn tcp_gives_up_on_an_endless_answer() {
 #[tokio::test]
 async fn silence_and_a_byte_at_a_time_run_into_the_deadline() {
     let expect = || tcp("", Some("+PONG"));
-    for server in [silent().await, dribbles("").await] {
+    for server in [hangs().await, dribbles("").await] {
         let result = ask(expect(), HASTY, server.address).await;
         assert_eq!(result, Err(Cause::CheckTimeout));
         let result = ask(http(|_| {}), HASTY, server.address).await;
@@ -412,41 +343,6 @@ async fn waiting_for_a_command_slot_is_not_the_backends_time() {
     assert_eq!(commands.available_permits(), 1);
 }
 
-struct Certificates {
-    acceptor: TlsAcceptor,
-    ca_file: std::path::PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-fn certificates() -> Certificates {
-    certificates_that_speak(&[])
-}
-
-fn certificates_that_speak(alpn: &[&str]) -> Certificates {
-    let directory = tempfile::tempdir().unwrap();
-    let names = vec!["10.0.0.1".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).unwrap();
-    let cert_file = directory.path().join("cert.pem");
-    let key_file = directory.path().join("key.pem");
-    std::fs::write(&cert_file, made.cert.pem()).unwrap();
-    std::fs::write(&key_file, made.signing_key.serialize_pem()).unwrap();
-    let acceptor = TlsAcceptor::load(&ListenerTlsConfig {
-        certificates: vec![CertificatePair {
-            cert_file: cert_file.clone(),
-            key_file,
-        }],
-        client_ca_file: None,
-        optional: false,
-        min_version: TlsVersion::V1_2,
-        alpn: alpn.iter().map(ToString::to_string).collect(),
-    });
-    Certificates {
-        acceptor: acceptor.unwrap(),
-        ca_file: cert_file,
-        _directory: directory,
-    }
-}
-
 fn secured(kind: CheckKind, mode: VerifyMode, ca_file: Option<std::path::PathBuf>) -> Target {
     secured_by(kind, mode, ca_file, &[])
 }
@@ -457,22 +353,15 @@ fn secured_by(
     ca_file: Option<std::path::PathBuf>,
     alpn: &[&str],
 ) -> Target {
-    let config = BackendTlsConfig {
-        mode,
-        ca_file,
-        client_pair: None,
-        server_name: None,
-        alpn: alpn.iter().map(ToString::to_string).collect(),
-    };
     Target {
-        tls: Some(TlsConnector::load(&config).unwrap()),
+        tls: Some(connector(mode, ca_file, alpn)),
         ..target(kind, PATIENT)
     }
 }
 
 #[tokio::test]
 async fn tls_passes_only_with_a_certificate_that_is_accepted() {
-    let made = certificates();
+    let made = certificate(ADDRESS, &[]);
     let acceptor = made.acceptor.clone();
     let server = serve(move |stream: TcpStream| {
         let acceptor = acceptor.clone();
@@ -507,7 +396,7 @@ async fn tls_tells_a_server_that_speaks_something_else() {
 
 #[tokio::test]
 async fn http_asks_over_tls() {
-    let made = certificates();
+    let made = certificate(ADDRESS, &[]);
     let acceptor = made.acceptor.clone();
     let server = serve(move |stream: TcpStream| {
         let acceptor = acceptor.clone();
@@ -530,7 +419,7 @@ async fn http_asks_over_tls() {
 
 #[tokio::test]
 async fn http_asks_in_http1_where_requests_go_by_http2() {
-    let made = certificates_that_speak(&["h2", "http/1.1"]);
+    let made = certificate(ADDRESS, &["h2", "http/1.1"]);
     let acceptor = made.acceptor.clone();
     let server = serve(move |stream: TcpStream| {
         let acceptor = acceptor.clone();
