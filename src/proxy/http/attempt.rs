@@ -9,8 +9,6 @@ use http::Request;
 use http::Response;
 use http::header;
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 
 use crate::cluster::Cause;
 use crate::config::ClusterConfig;
@@ -32,7 +30,8 @@ use crate::proxy::http::outcome;
 use crate::proxy::http::prepare;
 use crate::proxy::http::retries::Retries;
 use crate::proxy::http::upstream;
-use crate::proxy::http::upstream::BackendIo;
+use crate::proxy::http::upstream::Arriving;
+use crate::proxy::http::upstream::SendError;
 use crate::proxy::http::upstream::Upstream;
 use crate::proxy::seek::Found;
 use crate::proxy::seek::Seeker;
@@ -139,7 +138,7 @@ impl Exchange<'_> {
                     }
                     let by = (self.prepared, &**self.link);
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
-                    return self.answered(response, lease).await;
+                    return self.answered(response, lease);
                 }
                 Err(Failed::Unsent(back, _)) => request = back,
                 Err(failed) => return Err(failed),
@@ -190,7 +189,7 @@ impl Exchange<'_> {
         lease: &mut Lease,
         request: Request<RequestBody>,
         (cluster, retries): (&ClusterTable, &mut Retries<'_>),
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> Result<Response<Arriving>, Failed> {
         let Some(upstream) = lease.upstream() else {
             return Err(Failed::Unsent(request, RetryReason::Unsent));
         };
@@ -232,7 +231,7 @@ impl Exchange<'_> {
                 }
             },
         };
-        let mut error = match answered {
+        let error = match answered {
             Ok(response) => {
                 let status = Answer::Status(response.status().as_u16());
                 note(status, failure::retry_after(&response));
@@ -243,20 +242,23 @@ impl Exchange<'_> {
             }
             Err(error) => error,
         };
-        if let Some(request) = error.take_message() {
-            return Err(Failed::Unsent(request, RetryReason::Unsent));
-        }
-        let error = error.into_error();
-        let cause = cell.severed().unwrap_or_else(|| failure::cause_of(&error));
-        if failure::is_of_client(&error) {
-            return Err(Failed::Lost(cause));
-        }
-        let (next, reason) = if failure::is_refusal(&error) {
-            (retries.after_refusal(), RetryReason::Refused)
-        } else {
-            note(Answer::GatewayError, None);
-            report(&self.link.shared, &cell.backend, cause);
-            (retries.next(&cluster.handle), RetryReason::Lost)
+        let by_sweep = |cause| cell.severed().unwrap_or(cause);
+        let (cause, next, reason) = match error {
+            SendError::Unsent(request) => {
+                return Err(Failed::Unsent(*request, RetryReason::Unsent));
+            }
+            SendError::Client(cause) => return Err(Failed::Lost(by_sweep(cause))),
+            SendError::Refused(cause) => (
+                by_sweep(cause),
+                retries.after_refusal(),
+                RetryReason::Refused,
+            ),
+            SendError::Backend(cause) => {
+                let cause = by_sweep(cause);
+                note(Answer::GatewayError, None);
+                report(&self.link.shared, &cell.backend, cause);
+                (cause, retries.next(&cluster.handle), RetryReason::Lost)
+            }
         };
         Err(next.map_or(Failed::Lost(cause), |copy| Failed::Again(copy, reason)))
     }
@@ -283,41 +285,34 @@ impl Exchange<'_> {
     }
 
     /// What the client gets of a backend's answer.
-    async fn answered(
+    fn answered(
         &self,
-        mut response: Response<Incoming>,
+        mut response: Response<Arriving>,
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
         if prepare::is_switch(&response, self.prepared) {
-            return Box::pin(self.upgrade(response, lease)).await;
-        }
-        if prepare::is_framed_twice(&response) {
-            return Err(Failed::Lost(Cause::BadProtocol));
+            return self.upgrade(response, lease);
         }
         prepare::forward_back(&mut response, self.prepared);
         let timeout = self.prepared.config.limits.body_timeout;
         Ok(response
-            .map(|incoming| Source::Backend(Box::new(BackendBody::new(incoming, timeout, lease)))))
+            .map(|arriving| Source::Backend(Box::new(BackendBody::new(arriving, timeout, lease)))))
     }
 
-    async fn upgrade(
+    fn upgrade(
         &self,
-        mut response: Response<Incoming>,
+        mut response: Response<Arriving>,
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
         if !prepare::may_switch(self.prepared) {
             return Err(Failed::Lost(Cause::BadProtocol));
         }
-        let upgraded = hyper::upgrade::on(&mut response).await;
-        let parts = upgraded
-            .ok()
-            .and_then(|it| it.downcast::<TokioIo<BackendIo>>().ok());
-        let (Some(parts), Some(place)) = (parts, lease.into_place()) else {
+        let (Some((backend, answer)), Some(place)) = lease.into_tunnel() else {
             return Err(Failed::Lost(Cause::BadProtocol));
         };
         self.link.set_upgrade(Upgrade {
-            backend: parts.io.into_inner().into_transport(),
-            answer: parts.read_buf,
+            backend,
+            answer,
             lease: place,
         });
         if self.prepared.is_connect {
