@@ -107,11 +107,23 @@ impl HeadReader {
             _ => Version::HTTP_11,
         };
         self.fields.clear();
+        let mut says_close = false;
+        let mut says_keep = false;
         let start = buffer.as_ptr() as usize;
         for field in parsed.headers.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes());
             let at = field.value.as_ptr() as usize - start;
             let name = name.map_err(|_| Violation::FieldName)?;
+            // What nearly every backend says of the connection goes no further.
+            if name == header::CONNECTION {
+                let is_close = field.value.eq_ignore_ascii_case(b"close");
+                let is_keep = field.value.eq_ignore_ascii_case(b"keep-alive");
+                says_close |= is_close;
+                says_keep |= is_keep;
+                if is_close || is_keep {
+                    continue;
+                }
+            }
             self.fields.push((name, at..at + field.value.len()));
         }
         let head = buffer.split_to(length).freeze();
@@ -121,13 +133,18 @@ impl HeadReader {
             headers.append(name, value.map_err(|_| Violation::ControlByte)?);
         }
         let body = body_end(code, version, &headers, asked)?;
+        let is_kept = match version {
+            _ if says_close || body == BodyEnd::Close => false,
+            Version::HTTP_10 if says_keep => true,
+            _ => hop::keeps(&headers, version),
+        };
         Ok(Some(AnswerHead {
             status: code,
             reason,
             version,
-            is_kept: body != BodyEnd::Close && hop::keeps(&headers, version),
             headers,
             body,
+            is_kept,
         }))
     }
 

@@ -75,12 +75,22 @@ impl Trail {
 pub(super) enum Failed {
     /// It has seen nothing of the request.
     Unsent(Request<RequestBody>, RetryReason),
-    /// It has seen the request, which may be sent once more: this copy of it.
+    /// It has seen the request, which may be sent once more.
     Again(Request<RequestBody>, RetryReason),
     /// It has seen the request, which may not be sent once more; or the client's body came to
     /// no end.
     Lost(Cause),
     /// The route's `timeout` is over.
+    Late,
+}
+
+/// Why a connection has brought no answer.
+enum Unanswered {
+    /// Nothing of the request was sent.
+    Unsent,
+    /// The request may be sent once more.
+    Again(RetryReason),
+    Lost(Cause),
     Late,
 }
 
@@ -127,21 +137,20 @@ impl Exchange<'_> {
             trail.sent += 1;
             let config = Arc::clone(&cluster.config);
             let mut lease = Lease::new(upstream, config, Arc::clone(pool), place);
-            match self
-                .send(&mut lease, request, (&cluster, &mut *retries))
-                .await
-            {
+            let sent = self.send(&mut lease, &mut request, (&cluster, &mut *retries));
+            match sent.await {
                 Ok(mut response) => {
-                    if let Some((copy, reason)) = retries.after_answer(&cluster, response.status())
-                    {
-                        return Err(Failed::Again(copy, reason));
+                    if let Some(reason) = retries.after_answer(&cluster, response.status()) {
+                        return Err(Failed::Again(request, reason));
                     }
                     let by = (self.prepared, &**self.link);
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
                     return self.answered(response, lease);
                 }
-                Err(Failed::Unsent(back, _)) => request = back,
-                Err(failed) => return Err(failed),
+                Err(Unanswered::Unsent) => {}
+                Err(Unanswered::Again(reason)) => return Err(Failed::Again(request, reason)),
+                Err(Unanswered::Lost(cause)) => return Err(Failed::Lost(cause)),
+                Err(Unanswered::Late) => return Err(Failed::Late),
             }
             // An idle connection that the backend has closed meanwhile says nothing about it.
             match lease.into_place() {
@@ -187,15 +196,15 @@ impl Exchange<'_> {
     async fn send(
         &self,
         lease: &mut Lease,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
         (cluster, retries): (&ClusterTable, &mut Retries<'_>),
-    ) -> Result<Response<Arriving>, Failed> {
+    ) -> Result<Response<Arriving>, Unanswered> {
         let Some(upstream) = lease.upstream() else {
-            return Err(Failed::Unsent(request, RetryReason::Unsent));
+            return Err(Unanswered::Unsent);
         };
         upstream.cell.count_request();
         let sent = Instant::now();
-        let is_read = hedge::is_read(&request);
+        let is_read = hedge::is_read(request);
         let has_body = matches!(request.body(), RequestBody::Client(_));
         let mut sending = std::pin::pin!(upstream.sender.send(request));
         let cell = &upstream.cell;
@@ -216,10 +225,10 @@ impl Exchange<'_> {
         };
         if first.is_none()
             && patience.is_some_and(|patience| patience <= Instant::now())
-            && let Some(copy) = retries.next(&cluster.handle)
+            && retries.next(&cluster.handle)
         {
             note(Answer::GatewayError, None);
-            return Err(Failed::Again(copy, RetryReason::Timeout));
+            return Err(Unanswered::Again(RetryReason::Timeout));
         }
         let answered = match first {
             Some(answered) => answered,
@@ -243,11 +252,9 @@ impl Exchange<'_> {
             Err(error) => error,
         };
         let by_sweep = |cause| cell.severed().unwrap_or(cause);
-        let (cause, next, reason) = match error {
-            SendError::Unsent(request) => {
-                return Err(Failed::Unsent(*request, RetryReason::Unsent));
-            }
-            SendError::Client(cause) => return Err(Failed::Lost(by_sweep(cause))),
+        let (cause, is_next, reason) = match error {
+            SendError::Unsent => return Err(Unanswered::Unsent),
+            SendError::Client(cause) => return Err(Unanswered::Lost(by_sweep(cause))),
             SendError::Refused(cause) => (
                 by_sweep(cause),
                 retries.after_refusal(),
@@ -260,7 +267,10 @@ impl Exchange<'_> {
                 (cause, retries.next(&cluster.handle), RetryReason::Lost)
             }
         };
-        Err(next.map_or(Failed::Lost(cause), |copy| Failed::Again(copy, reason)))
+        Err(match is_next {
+            true => Unanswered::Again(reason),
+            false => Unanswered::Lost(cause),
+        })
     }
 
     /// Waits for an answer until the route's time is over, or the backend takes no more of the body.
@@ -268,10 +278,10 @@ impl Exchange<'_> {
         &self,
         has_body: bool,
         answer: impl Future<Output = T>,
-    ) -> Result<T, Failed> {
+    ) -> Result<T, Unanswered> {
         let answer = within(self.deadline, answer);
         if !has_body {
-            return answer.await.ok_or(Failed::Late);
+            return answer.await.ok_or(Unanswered::Late);
         }
         let began = self.link.cell.started;
         let timeout = self.prepared.config.limits.body_timeout;
@@ -279,8 +289,8 @@ impl Exchange<'_> {
         let stalled = Box::pin(self.upload.stalled(began, timeout));
         tokio::select! {
             biased;
-            answer = answer => answer.ok_or(Failed::Late),
-            () = stalled => Err(Failed::Lost(Cause::SendTimeout)),
+            answer = answer => answer.ok_or(Unanswered::Late),
+            () = stalled => Err(Unanswered::Lost(Cause::SendTimeout)),
         }
     }
 

@@ -1,6 +1,5 @@
 //! A worker's connections to backends: idle ones to use again, and all of them to sweep.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -11,6 +10,7 @@ use std::time::Instant;
 use hyper::client::conn::http2;
 
 use crate::cluster::BackendId;
+use crate::cluster::FastMap;
 use crate::config::ClusterConfig;
 use crate::config::HttpVersion;
 use crate::config::Intent;
@@ -40,8 +40,8 @@ pub struct Pool {
 #[derive(Debug, Default)]
 struct State {
     /// The one used last is used next: the others grow old and go.
-    idle: HashMap<Key, Vec<Idle>>,
-    shared: HashMap<Key, Vec<Shared>>,
+    idle: FastMap<Key, Vec<Idle>>,
+    shared: FastMap<Key, Vec<Shared>>,
     /// Everything that is open.
     open: Vec<Weak<UpstreamCell>>,
 }

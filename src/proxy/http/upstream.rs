@@ -27,6 +27,7 @@ use crate::proxy::http::backend_io::BackendIo;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::early;
 use crate::proxy::http::failure;
+use crate::proxy::http::retries;
 use crate::proxy::http::upstream_cell::UpstreamCell;
 use crate::proxy::http::wire::Wire;
 use crate::proxy::transport::Transport;
@@ -65,7 +66,7 @@ pub enum Arriving {
 #[derive(Debug)]
 pub enum SendError {
     /// Nothing of it was sent.
-    Unsent(Box<Request<RequestBody>>),
+    Unsent,
     /// The client's body came to no end.
     Client(Cause),
     /// The backend has not processed it, and says so.
@@ -89,18 +90,18 @@ impl Sender {
         }
     }
 
-    /// Sends one request; returns the answer's head.
+    /// Sends one request; returns the answer's head. What is sent of the body is taken.
     ///
     /// # Errors
-    /// The request comes back when nothing of it was sent.
+    /// There is no answer; after [`SendError::Unsent`] the request is as it was.
     pub async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
     ) -> Result<Response<Arriving>, SendError> {
         match self {
             Self::One(slot) => {
                 let Some(wire) = slot else {
-                    return Err(SendError::Unsent(Box::new(request)));
+                    return Err(SendError::Unsent);
                 };
                 let head = wire.send(request).await?;
                 let arriving = match wire.is_uploading() {
@@ -112,10 +113,15 @@ impl Sender {
                 Ok(response(head, arriving))
             }
             Self::Two(sender) => {
-                let sent = sender.try_send_request(request).await;
+                let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
+                let copy = retries::head_of(request).map(|()| body);
+                let sent = sender.try_send_request(copy).await;
                 sent.map(|it| it.map(Arriving::Stream))
                     .map_err(|mut error| match error.take_message() {
-                        Some(request) => SendError::Unsent(Box::new(request)),
+                        Some(unsent) => {
+                            *request.body_mut() = unsent.into_body();
+                            SendError::Unsent
+                        }
                         None => failure::of_hyper(&error.into_error()),
                     })
             }

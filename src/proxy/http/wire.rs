@@ -134,10 +134,13 @@ impl Wire {
     /// way then, see [`Self::is_uploading`].
     ///
     /// # Errors
-    /// The request comes back when nothing of it was sent.
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<AnswerHead, SendError> {
+    /// There is no answer; after [`SendError::Unsent`] the request is as it was.
+    pub async fn send(
+        &mut self,
+        request: &mut Request<RequestBody>,
+    ) -> Result<AnswerHead, SendError> {
         if !self.is_ready() {
-            return Err(SendError::Unsent(Box::new(request)));
+            return Err(SendError::Unsent);
         }
         self.begin(request);
         poll_fn(|cx| {
@@ -152,14 +155,15 @@ impl Wire {
         .await
     }
 
-    fn begin(&mut self, request: Request<RequestBody>) {
-        let (parts, body) = request.into_parts();
+    fn begin(&mut self, request: &mut Request<RequestBody>) {
+        let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
+        let (method, headers) = (request.method(), request.headers());
         let upload = match body {
             RequestBody::Empty => None,
             body @ RequestBody::Client(_) => Some(Upload {
                 // The guards have seen that it is a length.
-                framing: encode::framing(message::content_length(&parts.headers).ok().flatten()),
-                announced: encode::announced(&parts.headers),
+                framing: encode::framing(message::content_length(headers).ok().flatten()),
+                announced: encode::announced(headers),
                 has_begun: false,
                 body,
             }),
@@ -167,16 +171,11 @@ impl Wire {
         let framing = upload.as_ref().map(|upload| upload.framing);
         self.out.clear();
         self.out_sent = 0;
-        encode::head(
-            &mut self.out,
-            (&parts.method, &parts.uri),
-            &parts.headers,
-            framing,
-        );
+        encode::head(&mut self.out, (method, request.uri()), headers, framing);
         self.upload = upload;
         self.asked = Asked {
-            is_head: parts.method == Method::HEAD,
-            is_connect: parts.method == Method::CONNECT,
+            is_head: method == Method::HEAD,
+            is_connect: method == Method::CONNECT,
         };
         self.answer = Answer::Head;
         self.interim_answers = 0;
