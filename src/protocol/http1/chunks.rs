@@ -45,6 +45,7 @@ enum State {
     DataEnd,
     Trailers,
     Over,
+    Refused(Violation),
 }
 
 impl ChunkReader {
@@ -64,17 +65,10 @@ impl ChunkReader {
                         0 => State::DataEnd,
                         left => State::Data(left),
                     };
-                    // The end mostly comes with the last chunk: whoever reads need not ask again.
-                    while matches!(self.state, State::DataEnd | State::Size) {
-                        if !self.step(buffer)? {
-                            break;
-                        }
-                    }
-                    if self.state == State::Trailers && buffer.starts_with(b"\r\n") {
-                        self.step(buffer)?;
-                    }
+                    self.look_ahead(buffer);
                     return Ok(Some(Piece::Data(data)));
                 }
+                State::Refused(violation) => return Err(violation),
                 State::Over if self.trailers.is_empty() => return Ok(Some(Piece::End)),
                 State::Over => {
                     return Ok(Some(Piece::Trailers(std::mem::take(&mut self.trailers))));
@@ -84,6 +78,26 @@ impl ChunkReader {
                         return Ok(None);
                     }
                 }
+            }
+        }
+    }
+
+    /// The end mostly comes with the last chunk: whoever reads need not ask again. What is wrong is
+    /// said after the data before it.
+    fn look_ahead(&mut self, buffer: &mut BytesMut) {
+        loop {
+            let may_end = match self.state {
+                State::DataEnd | State::Size => true,
+                State::Trailers => buffer.starts_with(b"\r\n"),
+                _ => false,
+            };
+            if !may_end {
+                return;
+            }
+            match self.step(buffer) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(violation) => self.state = State::Refused(violation),
             }
         }
     }

@@ -22,6 +22,7 @@ pub use answer::MAX_HEAD_BYTES;
 pub use chunks::ChunkReader;
 pub use chunks::Piece;
 pub use fuzz::fuzz;
+pub use fuzz::fuzz_answer;
 pub use guard::Guard;
 pub use guard::Inspection;
 pub use guard::Limits;
