@@ -2,7 +2,7 @@
 
 FUZZ_SECONDS ?= 60
 SEEDS ?= 100000
-FUZZ_TARGETS := config proxy_header client_hello postgres mysql redis http1 http2
+FUZZ_TARGETS := config proxy_header client_hello postgres mysql redis http1 http1_answer http2
 MUTANT_SEEDS ?= 100
 
 .PHONY: test check tools fmt clippy doc bench bench-failover bench-house fuzz simulate mutants

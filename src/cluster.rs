@@ -3,11 +3,18 @@
 //! Pure: nothing here sees a socket, a clock or a random source. The spelling
 //! of a word in `as_str` is the one used in logs, metric labels and the API.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+
 /// A cluster's, backend's or listener's name as written in the configuration.
 pub type Name = Arc<str>;
+
+/// A map that is looked into for every session or request. Its keys are names and numbers of the
+/// configuration, which no client can choose: nobody can make them collide.
+pub type FastMap<K, V> = HashMap<K, V, FixedState>;
 
 /// Identifies one backend for the life of this process.
 ///

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::cluster::FastMap;
 use crate::cluster::Name;
 use crate::cluster::WantedRole;
 use crate::config::Config;
@@ -26,8 +27,8 @@ const RELEASES_PER_BACKEND: usize = 32;
 #[derive(Debug)]
 pub struct Publisher {
     table: SharedTable,
-    clusters: HashMap<Name, Arc<ClusterTable>>,
-    listeners: HashMap<Name, Arc<ListenerEntry>>,
+    clusters: FastMap<Name, Arc<ClusterTable>>,
+    listeners: FastMap<Name, Arc<ListenerEntry>>,
     /// Removed listeners with live sessions, so that adding them again revives their counters.
     retired: HashMap<Name, Arc<ListenerHandle>>,
     max_connections: usize,
@@ -40,8 +41,8 @@ impl Publisher {
     pub fn new(table: SharedTable) -> Self {
         Self {
             table,
-            clusters: HashMap::new(),
-            listeners: HashMap::new(),
+            clusters: FastMap::default(),
+            listeners: FastMap::default(),
             retired: HashMap::new(),
             max_connections: 0,
             zone: None,

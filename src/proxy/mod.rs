@@ -10,6 +10,7 @@ mod hold;
 mod http;
 mod in_force;
 mod listener;
+mod memory;
 mod mysql;
 mod pipe;
 mod place;

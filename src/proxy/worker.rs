@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use crate::proxy::http::Pool;
+use crate::proxy::memory;
 use crate::proxy::registry::Registry;
 use crate::proxy::registry::SWEEP_INTERVAL;
 use crate::routing::SharedTable;
@@ -99,6 +100,7 @@ pub fn start(index: usize, table: SharedTable) -> io::Result<(Arc<Worker>, Worke
 /// Looks at every session regularly, and at once after a table was published.
 async fn sweep(worker: Arc<Worker>, table: SharedTable) {
     let mut published = table.follow();
+    let mut collected = Instant::now();
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -113,6 +115,10 @@ async fn sweep(worker: Arc<Worker>, table: SharedTable) {
         let now = Instant::now();
         worker.registry.sweep(now);
         worker.pool.sweep(now);
+        if now.saturating_duration_since(collected) >= memory::INTERVAL {
+            collected = now;
+            memory::give_back();
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! All relaxed atomics: a request costs a handful of additions and one look into a small map.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 
+use crate::cluster::FastMap;
 use crate::cluster::Name;
 use crate::cluster::StatusClass;
 
@@ -34,7 +34,7 @@ impl StatusCounts {
 #[derive(Debug, Default)]
 pub struct ListenerHttp {
     /// By the cluster that they went to.
-    requests: ArcSwap<HashMap<Name, Arc<StatusCounts>>>,
+    requests: ArcSwap<FastMap<Name, Arc<StatusCounts>>>,
     /// Refused before it was clear where they go to.
     unrouted: StatusCounts,
     rate_limited: AtomicU64,
@@ -51,7 +51,7 @@ impl ListenerHttp {
         }
         // For the first time: clusters are few, and named in the configuration.
         self.requests.rcu(|known| {
-            let mut more = HashMap::clone(known);
+            let mut more = FastMap::clone(known);
             more.entry(Arc::clone(cluster)).or_default();
             more
         });
@@ -70,7 +70,7 @@ impl ListenerHttp {
     }
 
     /// Requests by cluster.
-    pub fn requests(&self) -> Arc<HashMap<Name, Arc<StatusCounts>>> {
+    pub fn requests(&self) -> Arc<FastMap<Name, Arc<StatusCounts>>> {
         self.requests.load_full()
     }
 
@@ -88,7 +88,7 @@ impl ListenerHttp {
         self.requests.rcu(|known| {
             let kept = known.iter().filter(|(cluster, _)| is_there(cluster));
             let kept = kept.map(|(cluster, counts)| (Arc::clone(cluster), Arc::clone(counts)));
-            kept.collect::<HashMap<_, _>>()
+            kept.collect::<FastMap<_, _>>()
         });
     }
 }

@@ -1,7 +1,6 @@
 //! The immutable value that the data plane reads.
 
 use std::collections::BTreeSet;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::cluster::BackendId;
+use crate::cluster::FastMap;
 use crate::cluster::Name;
 use crate::cluster::Role;
 use crate::config::ClusterConfig;
@@ -35,8 +35,8 @@ use crate::tls::TlsConnector;
 pub struct RoutingTable {
     /// Number of tables published before this one in this process.
     pub generation: u64,
-    pub clusters: HashMap<Name, Arc<ClusterTable>>,
-    pub listeners: HashMap<Name, Arc<ListenerEntry>>,
+    pub clusters: FastMap<Name, Arc<ClusterTable>>,
+    pub listeners: FastMap<Name, Arc<ListenerEntry>>,
     /// Client connections of the whole process.
     pub max_connections: usize,
 }

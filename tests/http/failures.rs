@@ -22,6 +22,9 @@ use crate::world::stage;
 
 const REQUESTS: usize = 12_000;
 const CLIENTS: usize = 24;
+/// nginx, which has one worker, writes its log after the answer: when it is killed in between, the
+/// client has an answer of which the log knows nothing.
+const UNLOGGED: usize = 1;
 const CLUSTER: &str =
     "balance: {policy: round_robin}, failover: {hold: {for: 10s, max_sessions: 1000}}";
 
@@ -150,7 +153,7 @@ fn assert_none_failed(counted: &Counted) {
 fn no_read_fails_when_a_backend_is_killed_under_http_1_load() {
     let (counted, served) = under_load(&["--h1"], kill);
     assert_none_failed(&counted);
-    assert!(served >= REQUESTS);
+    assert!(served + UNLOGGED >= REQUESTS, "{served}");
 }
 
 #[test]
@@ -184,7 +187,11 @@ fn of_the_writes_only_those_in_flight_fail_and_none_is_sent_twice() {
         "{}",
         counted.text
     );
-    assert!(served >= counted.succeeded, "{served}: {}", counted.text);
+    assert!(
+        served + UNLOGGED >= counted.succeeded,
+        "{served}: {}",
+        counted.text
+    );
     assert!(served <= REQUESTS, "{served}: {}", counted.text);
 }
 
@@ -233,7 +240,11 @@ fn writes_over_http_2(happens: impl FnOnce(&mut [Web; 3])) {
     assert!(twice.is_empty(), "{twice:?}");
     // What failed may have been executed; what succeeded was.
     let executed = times.len();
-    assert!(executed >= succeeded, "{executed}: {}", counted.text);
+    assert!(
+        executed + UNLOGGED >= succeeded,
+        "{executed}: {}",
+        counted.text
+    );
     assert!(executed <= REQUESTS, "{executed}: {}", counted.text);
 }
 

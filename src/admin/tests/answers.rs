@@ -3,6 +3,7 @@
 use super::*;
 use crate::cluster::BackendId;
 use crate::cluster::Cause;
+use crate::cluster::FastMap;
 use crate::cluster::Health;
 use crate::cluster::Role;
 use crate::config::CheckKind;
@@ -298,8 +299,8 @@ fn table_with(cluster: &str) -> RoutingTable {
         RateLimiters::default(),
     );
     RoutingTable {
-        clusters: [(name, Arc::new(cluster))].into(),
-        listeners: [("front".into(), Arc::new(listener))].into(),
+        clusters: FastMap::from_iter([(name, Arc::new(cluster))]),
+        listeners: FastMap::from_iter([("front".into(), Arc::new(listener))]),
         ..RoutingTable::default()
     }
 }

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
+use http::Version;
 use http::header;
 
 /// Clients name one or two fields. Each costs a search.
@@ -210,6 +211,18 @@ pub(super) fn tokens<'a>(
             element[..end.unwrap_or(element.len())].trim_ascii()
         })
         .filter(|token| !token.is_empty())
+}
+
+/// Whether the sender keeps the connection open after the message (RFC 9112, 9.3).
+pub fn keeps(headers: &HeaderMap, version: Version) -> bool {
+    let says = |option: &[u8]| {
+        let mut options = tokens(headers, &header::CONNECTION);
+        options.any(|it| it.eq_ignore_ascii_case(option))
+    };
+    match version {
+        Version::HTTP_10 => says(b"keep-alive") && !says(b"close"),
+        _ => !says(b"close"),
+    }
 }
 
 /// Fields that say what the message is, whom it is from and whom it is for.

@@ -1,7 +1,15 @@
-//! Body of the fuzz target: the same bytes as a client's, cut in several ways.
+//! Bodies of the fuzz targets: the same bytes as a client's, or a backend's, cut in several ways.
 
 use std::num::NonZeroU64;
 
+use bytes::BytesMut;
+use http::HeaderMap;
+
+use super::answer::Asked;
+use super::answer::BodyEnd;
+use super::answer::HeadReader;
+use super::chunks::ChunkReader;
+use super::chunks::Piece;
 use super::guard::Guard;
 use super::guard::Inspection;
 use super::guard::Limits;
@@ -65,4 +73,93 @@ fn followed(
         assert!(!(guard.is_in_head() && guard.is_between_messages()));
     }
     (passed, guard.requests(), None)
+}
+
+/// No panic; how the bytes are cut makes no difference to what is heard.
+#[doc(hidden)]
+pub fn fuzz_answer(data: &[u8]) {
+    let asked = Asked {
+        is_head: data.len() % 7 == 1,
+        is_connect: data.len() % 7 == 2,
+    };
+    let whole = heard(data, data.len().max(1), asked);
+    for piece_bytes in [1, 2, 3, 7, 64] {
+        let cut = heard(data, piece_bytes, asked);
+        assert_eq!(cut, whole, "by {piece_bytes}");
+    }
+}
+
+/// What a backend has said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    pub status: Option<u16>,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+    pub trailers: HeaderMap,
+    pub is_over: bool,
+    /// The first violation depends on the pieces where there are several.
+    pub is_refused: bool,
+}
+
+/// One answer that comes in such pieces; what follows it is left.
+pub fn heard(data: &[u8], piece_bytes: usize, asked: Asked) -> Heard {
+    let mut heard = Heard::default();
+    let mut buffer = BytesMut::new();
+    let (mut reader, mut chunks) = (HeadReader::default(), ChunkReader::default());
+    let mut end = None;
+    for piece in data.chunks(piece_bytes) {
+        buffer.extend_from_slice(piece);
+        if end.is_none() {
+            match reader.read(&mut buffer, asked) {
+                Ok(None) => continue,
+                Ok(Some(head)) => {
+                    heard.status = Some(head.status.as_u16());
+                    heard.headers = head.headers;
+                    end = Some(head.body);
+                }
+                Err(_) => {
+                    heard.is_refused = true;
+                    return heard;
+                }
+            }
+        }
+        match &mut end {
+            Some(BodyEnd::Length(left)) => {
+                let taken = usize::try_from(*left).map_or(buffer.len(), |it| it.min(buffer.len()));
+                heard.body.extend_from_slice(&buffer.split_to(taken));
+                *left -= taken as u64;
+                heard.is_over = *left == 0;
+            }
+            Some(BodyEnd::Close) => heard.body.extend_from_slice(&buffer.split()),
+            Some(BodyEnd::Chunked) => {
+                if let Err(_violation) = take_chunks(&mut chunks, &mut buffer, &mut heard) {
+                    heard.is_refused = true;
+                }
+            }
+            None => {}
+        }
+        if heard.is_over || heard.is_refused {
+            return heard;
+        }
+    }
+    heard
+}
+
+fn take_chunks(
+    chunks: &mut ChunkReader,
+    buffer: &mut BytesMut,
+    heard: &mut Heard,
+) -> Result<(), Violation> {
+    while let Some(piece) = chunks.next(buffer)? {
+        match piece {
+            Piece::Data(data) => heard.body.extend_from_slice(&data),
+            Piece::Trailers(trailers) => heard.trailers = trailers,
+            Piece::End => {}
+        }
+        if chunks.is_over() {
+            heard.is_over = true;
+            break;
+        }
+    }
+    Ok(())
 }

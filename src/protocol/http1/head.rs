@@ -264,7 +264,7 @@ pub fn check_trailer(line: &[u8]) -> Result<(), Violation> {
 }
 
 /// `name: value` with nothing between name and colon (RFC 9112, section 5).
-fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+pub fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     let end = position(line, b':').unwrap_or(line.len());
     let name = &line[..end];
     if !is_token(name) || name.len() > MAX_NAME_BYTES || end == line.len() {

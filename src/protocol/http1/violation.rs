@@ -1,8 +1,8 @@
-//! Why a request is refused.
+//! Why a request, or an answer, is refused.
 
 use std::fmt;
 
-/// What is wrong with a request. After any of these the connection must be closed: where the
+/// What is wrong with a message. After any of these the connection must be closed: where the
 /// next request would begin is unknown or not to be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Violation {
@@ -55,6 +55,8 @@ pub enum Violation {
     /// A field that must not come after a body.
     Trailer,
     TrailersTooLarge,
+    /// Of an answer: not `HTTP/1.d SP ddd`.
+    StatusLine,
 }
 
 impl Violation {
@@ -104,6 +106,7 @@ impl Violation {
             Self::ChunkEnd => (400, "bad_chunk_end"),
             Self::Trailer => (400, "forbidden_trailer"),
             Self::TrailersTooLarge => (431, "trailers_too_large"),
+            Self::StatusLine => (502, "bad_status_line"),
         }
     }
 }

@@ -32,6 +32,7 @@ use http::Version;
 
 use crate::calendar::Utc;
 use crate::cluster::Cause;
+use crate::cluster::FastMap;
 use crate::cluster::Name;
 use crate::config::AccessLogConfig;
 use crate::config::Config;
@@ -100,7 +101,7 @@ pub struct AccessLog {
 /// The access logs of a configuration.
 #[derive(Debug, Default)]
 pub struct AccessLogs {
-    listeners: RwLock<HashMap<Name, Arc<AccessLog>>>,
+    listeners: RwLock<FastMap<Name, Arc<AccessLog>>>,
     /// By path; `None` is standard output.
     files: Mutex<Files>,
     dropped: Arc<AtomicU64>,
@@ -166,7 +167,7 @@ impl AccessLogs {
                 lines.replace_output(output);
             }
         }
-        let logs: HashMap<_, _> = wanted(config)
+        let logs: FastMap<_, _> = wanted(config)
             .filter_map(|(listener, log)| {
                 let lines = Arc::clone(files.get(&log.path)?);
                 let sample = log.sample;

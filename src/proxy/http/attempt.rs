@@ -9,8 +9,6 @@ use http::Request;
 use http::Response;
 use http::header;
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 
 use crate::cluster::Cause;
 use crate::config::ClusterConfig;
@@ -32,7 +30,8 @@ use crate::proxy::http::outcome;
 use crate::proxy::http::prepare;
 use crate::proxy::http::retries::Retries;
 use crate::proxy::http::upstream;
-use crate::proxy::http::upstream::BackendIo;
+use crate::proxy::http::upstream::Arriving;
+use crate::proxy::http::upstream::SendError;
 use crate::proxy::http::upstream::Upstream;
 use crate::proxy::seek::Found;
 use crate::proxy::seek::Seeker;
@@ -76,12 +75,22 @@ impl Trail {
 pub(super) enum Failed {
     /// It has seen nothing of the request.
     Unsent(Request<RequestBody>, RetryReason),
-    /// It has seen the request, which may be sent once more: this copy of it.
+    /// It has seen the request, which may be sent once more.
     Again(Request<RequestBody>, RetryReason),
     /// It has seen the request, which may not be sent once more; or the client's body came to
     /// no end.
     Lost(Cause),
     /// The route's `timeout` is over.
+    Late,
+}
+
+/// Why a connection has brought no answer.
+enum Unanswered {
+    /// Nothing of the request was sent.
+    Unsent,
+    /// The request may be sent once more.
+    Again(RetryReason),
+    Lost(Cause),
     Late,
 }
 
@@ -128,21 +137,20 @@ impl Exchange<'_> {
             trail.sent += 1;
             let config = Arc::clone(&cluster.config);
             let mut lease = Lease::new(upstream, config, Arc::clone(pool), place);
-            match self
-                .send(&mut lease, request, (&cluster, &mut *retries))
-                .await
-            {
+            let sent = self.send(&mut lease, &mut request, (&cluster, &mut *retries));
+            match sent.await {
                 Ok(mut response) => {
-                    if let Some((copy, reason)) = retries.after_answer(&cluster, response.status())
-                    {
-                        return Err(Failed::Again(copy, reason));
+                    if let Some(reason) = retries.after_answer(&cluster, response.status()) {
+                        return Err(Failed::Again(request, reason));
                     }
                     let by = (self.prepared, &**self.link);
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
-                    return self.answered(response, lease).await;
+                    return self.answered(response, lease);
                 }
-                Err(Failed::Unsent(back, _)) => request = back,
-                Err(failed) => return Err(failed),
+                Err(Unanswered::Unsent) => {}
+                Err(Unanswered::Again(reason)) => return Err(Failed::Again(request, reason)),
+                Err(Unanswered::Lost(cause)) => return Err(Failed::Lost(cause)),
+                Err(Unanswered::Late) => return Err(Failed::Late),
             }
             // An idle connection that the backend has closed meanwhile says nothing about it.
             match lease.into_place() {
@@ -188,15 +196,15 @@ impl Exchange<'_> {
     async fn send(
         &self,
         lease: &mut Lease,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
         (cluster, retries): (&ClusterTable, &mut Retries<'_>),
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> Result<Response<Arriving>, Unanswered> {
         let Some(upstream) = lease.upstream() else {
-            return Err(Failed::Unsent(request, RetryReason::Unsent));
+            return Err(Unanswered::Unsent);
         };
         upstream.cell.count_request();
         let sent = Instant::now();
-        let is_read = hedge::is_read(&request);
+        let is_read = hedge::is_read(request);
         let has_body = matches!(request.body(), RequestBody::Client(_));
         let mut sending = std::pin::pin!(upstream.sender.send(request));
         let cell = &upstream.cell;
@@ -217,10 +225,10 @@ impl Exchange<'_> {
         };
         if first.is_none()
             && patience.is_some_and(|patience| patience <= Instant::now())
-            && let Some(copy) = retries.next(&cluster.handle)
+            && retries.next(&cluster.handle)
         {
             note(Answer::GatewayError, None);
-            return Err(Failed::Again(copy, RetryReason::Timeout));
+            return Err(Unanswered::Again(RetryReason::Timeout));
         }
         let answered = match first {
             Some(answered) => answered,
@@ -232,7 +240,7 @@ impl Exchange<'_> {
                 }
             },
         };
-        let mut error = match answered {
+        let error = match answered {
             Ok(response) => {
                 let status = Answer::Status(response.status().as_u16());
                 note(status, failure::retry_after(&response));
@@ -243,22 +251,26 @@ impl Exchange<'_> {
             }
             Err(error) => error,
         };
-        if let Some(request) = error.take_message() {
-            return Err(Failed::Unsent(request, RetryReason::Unsent));
-        }
-        let error = error.into_error();
-        let cause = cell.severed().unwrap_or_else(|| failure::cause_of(&error));
-        if failure::is_of_client(&error) {
-            return Err(Failed::Lost(cause));
-        }
-        let (next, reason) = if failure::is_refusal(&error) {
-            (retries.after_refusal(), RetryReason::Refused)
-        } else {
-            note(Answer::GatewayError, None);
-            report(&self.link.shared, &cell.backend, cause);
-            (retries.next(&cluster.handle), RetryReason::Lost)
+        let by_sweep = |cause| cell.severed().unwrap_or(cause);
+        let (cause, is_next, reason) = match error {
+            SendError::Unsent => return Err(Unanswered::Unsent),
+            SendError::Client(cause) => return Err(Unanswered::Lost(by_sweep(cause))),
+            SendError::Refused(cause) => (
+                by_sweep(cause),
+                retries.after_refusal(),
+                RetryReason::Refused,
+            ),
+            SendError::Backend(cause) => {
+                let cause = by_sweep(cause);
+                note(Answer::GatewayError, None);
+                report(&self.link.shared, &cell.backend, cause);
+                (cause, retries.next(&cluster.handle), RetryReason::Lost)
+            }
         };
-        Err(next.map_or(Failed::Lost(cause), |copy| Failed::Again(copy, reason)))
+        Err(match is_next {
+            true => Unanswered::Again(reason),
+            false => Unanswered::Lost(cause),
+        })
     }
 
     /// Waits for an answer until the route's time is over, or the backend takes no more of the body.
@@ -266,10 +278,10 @@ impl Exchange<'_> {
         &self,
         has_body: bool,
         answer: impl Future<Output = T>,
-    ) -> Result<T, Failed> {
+    ) -> Result<T, Unanswered> {
         let answer = within(self.deadline, answer);
         if !has_body {
-            return answer.await.ok_or(Failed::Late);
+            return answer.await.ok_or(Unanswered::Late);
         }
         let began = self.link.cell.started;
         let timeout = self.prepared.config.limits.body_timeout;
@@ -277,47 +289,40 @@ impl Exchange<'_> {
         let stalled = Box::pin(self.upload.stalled(began, timeout));
         tokio::select! {
             biased;
-            answer = answer => answer.ok_or(Failed::Late),
-            () = stalled => Err(Failed::Lost(Cause::SendTimeout)),
+            answer = answer => answer.ok_or(Unanswered::Late),
+            () = stalled => Err(Unanswered::Lost(Cause::SendTimeout)),
         }
     }
 
     /// What the client gets of a backend's answer.
-    async fn answered(
+    fn answered(
         &self,
-        mut response: Response<Incoming>,
+        mut response: Response<Arriving>,
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
         if prepare::is_switch(&response, self.prepared) {
-            return Box::pin(self.upgrade(response, lease)).await;
-        }
-        if prepare::is_framed_twice(&response) {
-            return Err(Failed::Lost(Cause::BadProtocol));
+            return self.upgrade(response, lease);
         }
         prepare::forward_back(&mut response, self.prepared);
         let timeout = self.prepared.config.limits.body_timeout;
         Ok(response
-            .map(|incoming| Source::Backend(Box::new(BackendBody::new(incoming, timeout, lease)))))
+            .map(|arriving| Source::Backend(Box::new(BackendBody::new(arriving, timeout, lease)))))
     }
 
-    async fn upgrade(
+    fn upgrade(
         &self,
-        mut response: Response<Incoming>,
+        mut response: Response<Arriving>,
         lease: Lease,
     ) -> Result<Response<Source>, Failed> {
         if !prepare::may_switch(self.prepared) {
             return Err(Failed::Lost(Cause::BadProtocol));
         }
-        let upgraded = hyper::upgrade::on(&mut response).await;
-        let parts = upgraded
-            .ok()
-            .and_then(|it| it.downcast::<TokioIo<BackendIo>>().ok());
-        let (Some(parts), Some(place)) = (parts, lease.into_place()) else {
+        let (Some((backend, answer)), Some(place)) = lease.into_tunnel() else {
             return Err(Failed::Lost(Cause::BadProtocol));
         };
         self.link.set_upgrade(Upgrade {
-            backend: parts.io.into_inner().into_transport(),
-            answer: parts.read_buf,
+            backend,
+            answer,
             lease: place,
         });
         if self.prepared.is_connect {

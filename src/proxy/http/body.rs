@@ -24,8 +24,12 @@ use crate::proxy::http::pool::Pool;
 use crate::proxy::http::record::Record;
 use crate::proxy::http::turn;
 use crate::proxy::http::upload::Upload;
+use crate::proxy::http::upstream::Arriving;
+use crate::proxy::http::upstream::Sender;
 use crate::proxy::http::upstream::Upstream;
+use crate::proxy::http::wire::Wire;
 use crate::proxy::place::Place;
+use crate::proxy::transport::Transport;
 
 /// Why a body came to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,9 +211,11 @@ impl ResponseBody {
 /// A backend's body, with everything that its exchange occupies.
 #[derive(Debug)]
 pub struct BackendBody {
-    incoming: Incoming,
+    arriving: Arriving,
     stall: Stall,
     lease: Lease,
+    /// Why it has come to no end.
+    cut: Option<Cause>,
 }
 
 /// A place on a backend and a connection to it.
@@ -250,6 +256,31 @@ impl Lease {
         }
     }
 
+    /// What is left of an answer on the connection, if its length is known.
+    fn left(&self) -> Option<u64> {
+        match self.upstream.as_ref().map(|upstream| &upstream.sender) {
+            Some(Sender::One(Some(wire))) => wire.left(),
+            _ => Some(0),
+        }
+    }
+
+    fn wire(&mut self) -> Option<&mut Wire> {
+        match &mut self.upstream.as_mut()?.sender {
+            Sender::One(wire) => wire.as_deref_mut(),
+            Sender::Two(_) => None,
+        }
+    }
+
+    /// Takes the connection out of HTTP, with what the backend has said already, and the place.
+    pub fn into_tunnel(mut self) -> (Option<(Transport, Bytes)>, Option<Place>) {
+        let wire = match self.upstream.as_mut().map(|upstream| &mut upstream.sender) {
+            Some(Sender::One(wire)) => wire.take(),
+            _ => None,
+        };
+        let tunnel = wire.and_then(|wire| wire.into_transport());
+        (tunnel, self.place.take())
+    }
+
     /// Takes the place out: the connection does not come back.
     pub fn into_place(mut self) -> Option<Place> {
         self.place.take()
@@ -258,7 +289,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Half an answer is on it: it cannot be used again, and hyper closes it.
+        // Half an answer is on it: it cannot be used again.
         if let Some(upstream) = self.upstream.take() {
             upstream.cell.rest();
         }
@@ -266,31 +297,38 @@ impl Drop for Lease {
 }
 
 impl BackendBody {
-    pub fn new(incoming: Incoming, timeout: Duration, lease: Lease) -> Self {
+    pub fn new(arriving: Arriving, timeout: Duration, lease: Lease) -> Self {
         Self {
-            incoming,
+            arriving,
             stall: Stall::new(timeout),
             lease,
+            cut: None,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        if let Some(cause) = self.cut {
+            return Poll::Ready(Some(Err(BodyError(cause))));
+        }
+        match self.poll_arriving(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     hop::strip_trailers(trailers);
                 }
                 self.stall.progress();
-                if self.incoming.is_end_stream() {
+                if self.is_over() {
                     self.lease.give_back();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(cause))) => {
                 let severed = self.lease.upstream.as_ref();
                 let severed = severed.and_then(|upstream| upstream.cell.severed());
-                let cause = severed.unwrap_or(Cause::Reset);
-                Poll::Ready(Some(Err(BodyError(cause))))
+                self.cut = Some(severed.unwrap_or(cause));
+                // hyper forgets what it has not written when a body fails: first the client gets
+                // what there is.
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Ready(None) => {
                 self.lease.give_back();
@@ -302,12 +340,47 @@ impl BackendBody {
             Poll::Pending => Poll::Pending,
         }
     }
+
+    fn poll_arriving(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        match &mut self.arriving {
+            // Without a connection it was given back: the answer is over.
+            Arriving::OnWire => match self.lease.wire() {
+                None => Poll::Ready(None),
+                Some(wire) => wire.poll_frame(cx),
+            },
+            Arriving::Early(pieces) => pieces.poll_recv(cx),
+            Arriving::Stream(incoming) => {
+                let polled = Pin::new(incoming).poll_frame(cx);
+                polled.map_err(|_| Cause::Reset)
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.arriving {
+            Arriving::OnWire => self.lease.left() == Some(0),
+            Arriving::Early(_) => false,
+            Arriving::Stream(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.arriving {
+            Arriving::OnWire => self
+                .lease
+                .left()
+                .map(SizeHint::with_exact)
+                .unwrap_or_default(),
+            Arriving::Early(_) => SizeHint::default(),
+            Arriving::Stream(incoming) => incoming.size_hint(),
+        }
+    }
 }
 
 impl Drop for BackendBody {
     fn drop(&mut self) {
         // hyper does not ask a body for its end that has none.
-        if self.incoming.is_end_stream() {
+        if self.is_over() {
             self.lease.give_back();
         }
     }
@@ -364,14 +437,14 @@ impl Body for ResponseBody {
         self.has_ended
             || match &self.source {
                 Source::Own(own) => own.is_end_stream(),
-                Source::Backend(backend) => backend.incoming.is_end_stream(),
+                Source::Backend(backend) => backend.is_over(),
             }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(own) => own.size_hint(),
-            Source::Backend(backend) => backend.incoming.size_hint(),
+            Source::Backend(backend) => backend.size_hint(),
         }
     }
 }

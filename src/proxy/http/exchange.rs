@@ -144,9 +144,9 @@ impl Exchange<'_> {
                     again = Some(reason);
                     request = back;
                 }
-                Err(Failed::Again(copy, reason)) => {
+                Err(Failed::Again(back, reason)) => {
                     again = Some(reason);
-                    request = copy;
+                    request = back;
                     seeker.tried.push(backend);
                 }
                 Err(Failed::Lost(cause)) => return Err(cause.into()),

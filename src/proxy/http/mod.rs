@@ -1,14 +1,17 @@
 //! HTTP: routes each request, not each connection.
 //!
-//! hyper speaks HTTP/1.1 and HTTP/2 on both sides; what it would read more leniently than the
-//! RFCs allow is refused before it sees it ([`client_io`]). A client's connection is served by
-//! [`serve`], one request by [`exchange`]; connections to backends are pooled by each worker.
+//! hyper speaks HTTP/1.1 and HTTP/2 with clients; what it would read more leniently than the
+//! RFCs allow is refused before it sees it ([`client_io`]). To backends it speaks HTTP/2, and
+//! [`wire`] HTTP/1.1. A client's connection is served by [`serve`], one request by [`exchange`];
+//! connections to backends are pooled by each worker.
 
 mod access_log;
 mod asking;
 mod attempt;
+mod backend_io;
 mod body;
 mod client_io;
+mod early;
 mod exchange;
 mod failure;
 mod hedge;
@@ -23,6 +26,8 @@ mod serve;
 mod turn;
 mod upload;
 mod upstream;
+mod upstream_cell;
+mod wire;
 
 pub use access_log::AccessLogs;
 pub use link::HttpClient;

@@ -1,17 +1,16 @@
 //! A worker's connections to backends: idle ones to use again, and all of them to sweep.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::Weak;
-use std::time::Duration;
 use std::time::Instant;
 
 use hyper::client::conn::http2;
 
 use crate::cluster::BackendId;
+use crate::cluster::FastMap;
 use crate::config::ClusterConfig;
 use crate::config::HttpVersion;
 use crate::config::Intent;
@@ -19,13 +18,11 @@ use crate::config::PoolConfig;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::upstream::Sender;
 use crate::proxy::http::upstream::Upstream;
-use crate::proxy::http::upstream::UpstreamCell;
+use crate::proxy::http::upstream_cell::UpstreamCell;
 use crate::routing::Fate;
 
 /// Requests at once on one HTTP/2 connection, until another one is opened.
 const MAX_STREAMS: u32 = 100;
-/// A connection whose answer has ended is ready for the next request this soon, or never.
-const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Which connections are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,8 +40,8 @@ pub struct Pool {
 #[derive(Debug, Default)]
 struct State {
     /// The one used last is used next: the others grow old and go.
-    idle: HashMap<Key, Vec<Idle>>,
-    shared: HashMap<Key, Vec<Shared>>,
+    idle: FastMap<Key, Vec<Idle>>,
+    shared: FastMap<Key, Vec<Shared>>,
     /// Everything that is open.
     open: Vec<Weak<UpstreamCell>>,
 }
@@ -91,7 +88,7 @@ impl Pool {
             });
         }
         let idle = state.idle.get_mut(&key)?;
-        while let Some(candidate) = idle.pop() {
+        while let Some(mut candidate) = idle.pop() {
             if candidate.is_usable(config, now) {
                 return Some(candidate.upstream);
             }
@@ -115,22 +112,12 @@ impl Pool {
         }
     }
 
-    /// Takes a connection back whose answer has ended. One that is not ready yet is waited for.
-    pub fn give_back(self: &Arc<Self>, mut upstream: Upstream, made_by: Arc<ClusterConfig>) {
-        if matches!(upstream.sender, Sender::Two(_)) || upstream.cell.severed().is_some() {
-            return;
-        }
-        if upstream.sender.is_ready() {
+    /// Takes a connection back whose answer has ended.
+    pub fn give_back(&self, mut upstream: Upstream, made_by: Arc<ClusterConfig>) {
+        let is_shared = matches!(upstream.sender, Sender::Two(_));
+        if !is_shared && upstream.sender.is_ready() {
             self.keep(upstream, made_by);
-            return;
         }
-        let pool = Arc::clone(self);
-        tokio::spawn(async move {
-            let ready = tokio::time::timeout(READY_WITHIN, upstream.sender.ready());
-            if ready.await == Ok(true) {
-                pool.keep(upstream, made_by);
-            }
-        });
     }
 
     fn keep(&self, upstream: Upstream, made_by: Arc<ClusterConfig>) {
@@ -164,7 +151,7 @@ impl Pool {
             true
         });
         for idle in state.idle.values_mut() {
-            idle.retain(|it| it.is_fresh(now) && it.upstream.sender.is_ready());
+            idle.retain_mut(|it| it.is_fresh(now) && it.upstream.sender.is_ready());
             let max = idle.last().map_or(0, |it| it.limits.max_idle);
             idle.drain(..idle.len().saturating_sub(max));
         }
@@ -216,11 +203,8 @@ fn is_young(cell: &UpstreamCell, limits: &PoolConfig, now: Instant) -> bool {
 }
 
 impl Idle {
-    fn is_usable(&self, config: &Arc<ClusterConfig>, now: Instant) -> bool {
-        self.is_fresh(now)
-            && self.upstream.sender.is_ready()
-            && self.upstream.cell.severed().is_none()
-            && is_alike(&self.made_by, config)
+    fn is_usable(&mut self, config: &Arc<ClusterConfig>, now: Instant) -> bool {
+        self.is_fresh(now) && self.upstream.sender.is_ready() && is_alike(&self.made_by, config)
     }
 
     fn is_fresh(&self, now: Instant) -> bool {

@@ -296,15 +296,8 @@ fn check_certificate(
     }
 }
 
-/// An answer with a length and chunks: an error or an attack (RFC 9112, 6.3). hyper believes the
-/// chunks and keeps the length.
-pub fn is_framed_twice(response: &Response<Incoming>) -> bool {
-    let headers = response.headers();
-    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
-}
-
 /// What a client gets of a backend's head.
-pub fn forward_back(response: &mut Response<Incoming>, prepared: &Prepared) {
+pub fn forward_back<T>(response: &mut Response<T>, prepared: &Prepared) {
     let version = response.version();
     // Each hop speaks its own version (RFC 9110, 2.5); hyper lowers it for a client of HTTP/1.0.
     *response.version_mut() = Version::HTTP_11;
@@ -342,7 +335,7 @@ pub fn set_cookie(
 }
 
 /// Whether an answer ends HTTP on its connection: 101, or 2xx to CONNECT (RFC 9110, 9.3.6).
-pub fn is_switch(response: &Response<Incoming>, prepared: &Prepared) -> bool {
+pub fn is_switch<T>(response: &Response<T>, prepared: &Prepared) -> bool {
     let status = response.status();
     status == StatusCode::SWITCHING_PROTOCOLS || prepared.is_connect && status.is_success()
 }

@@ -12,24 +12,25 @@ use crate::routing::ClusterHandle;
 use crate::routing::ClusterTable;
 use crate::routing::RetryReason;
 
-/// A copy of a request that may be sent again, and how often it may.
+/// How often a request may be sent again.
 #[derive(Debug)]
 pub struct Retries<'a> {
     prepared: &'a Prepared,
     link: &'a Link,
-    /// Only of a request whose body can be had again.
-    copy: Option<Request<()>>,
     left: u32,
 }
 
 impl<'a> Retries<'a> {
     pub fn new(prepared: &'a Prepared, request: &Request<RequestBody>, link: &'a Link) -> Self {
-        let may_be_had_again = matches!(request.body(), RequestBody::Empty);
+        // Only a request whose body can be had again.
+        let left = match request.body() {
+            RequestBody::Empty => prepared.retries,
+            RequestBody::Client(_) => 0,
+        };
         Self {
             prepared,
             link,
-            copy: (prepared.retries > 0 && may_be_had_again).then(|| head_of(request)),
-            left: prepared.retries,
+            left,
         }
     }
 
@@ -38,7 +39,6 @@ impl<'a> Retries<'a> {
         Self {
             prepared,
             link,
-            copy: None,
             left: 0,
         }
     }
@@ -46,7 +46,7 @@ impl<'a> Retries<'a> {
     /// How long an attempt may take while another backend may be asked.
     pub fn patience(&self, cluster: &ClusterTable) -> Option<Duration> {
         let timeout = self.prepared.attempt_timeout?;
-        let may_follow = self.may() && self.prepared.is_idempotent && self.has_other(cluster);
+        let may_follow = self.left > 0 && self.prepared.is_idempotent && self.has_other(cluster);
         may_follow.then_some(timeout)
     }
 
@@ -57,19 +57,17 @@ impl<'a> Retries<'a> {
         cluster.eligible_for(self.link.cell.intent) > asked as usize
     }
 
-    /// After an attempt that had no effect.
-    pub fn after_refusal(&mut self) -> Option<Request<RequestBody>> {
-        if !self.may() {
-            return None;
-        }
-        self.left -= 1;
-        self.copy.as_ref().map(body_less)
+    /// After an attempt that had no effect: whether there is another one.
+    pub fn after_refusal(&mut self) -> bool {
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
     }
 
-    /// After an attempt that may have had an effect.
-    pub fn next(&mut self, cluster: &ClusterHandle) -> Option<Request<RequestBody>> {
-        if !self.may() || !self.prepared.is_idempotent {
-            return None;
+    /// After an attempt that may have had an effect: whether there is another one.
+    pub fn next(&mut self, cluster: &ClusterHandle) -> bool {
+        if self.left == 0 || !self.prepared.is_idempotent {
+            return false;
         }
         let min_per_second = self.prepared.min_retries_per_second;
         if !cluster
@@ -77,7 +75,7 @@ impl<'a> Retries<'a> {
             .take(min_per_second, self.link.shared.uptime())
         {
             cluster.http.count_retry_denied();
-            return None;
+            return false;
         }
         self.after_refusal()
     }
@@ -89,7 +87,7 @@ impl<'a> Retries<'a> {
         &mut self,
         cluster: &ClusterTable,
         status: StatusCode,
-    ) -> Option<(Request<RequestBody>, RetryReason)> {
+    ) -> Option<RetryReason> {
         let http = cluster.config.http.as_deref();
         let is_named = http.is_some_and(|http| http.retry.statuses.contains(&status.as_u16()));
         let is_misdirected = status == StatusCode::MISDIRECTED_REQUEST;
@@ -97,17 +95,14 @@ impl<'a> Retries<'a> {
             return None;
         }
         if is_misdirected {
-            return Some((self.after_refusal()?, RetryReason::Refused));
+            return self.after_refusal().then_some(RetryReason::Refused);
         }
-        Some((self.next(&cluster.handle)?, RetryReason::Status))
-    }
-
-    fn may(&self) -> bool {
-        self.left > 0 && self.copy.is_some()
+        self.next(&cluster.handle).then_some(RetryReason::Status)
     }
 }
 
-fn head_of<T>(request: &Request<T>) -> Request<()> {
+/// The same head again.
+pub fn head_of<T>(request: &Request<T>) -> Request<()> {
     let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -1,68 +1,47 @@
-//! Connections to backends: hyper's client on top of a dialed transport.
+//! Connections to backends: HTTP on top of a dialed transport.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::Request;
 use http::Response;
+use hyper::body::Frame;
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1;
 use hyper::client::conn::http2;
+use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
-use tokio::io::ReadBuf;
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 
 use crate::cluster::Cause;
 use crate::config::HttpVersion;
 use crate::config::Intent;
+use crate::net;
+use crate::protocol::http1::AnswerHead;
+use crate::protocol::http1::MAX_HEAD_BYTES;
 use crate::proxy::dial::DialError;
+use crate::proxy::http::backend_io::BackendIo;
 use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::early;
+use crate::proxy::http::failure;
+use crate::proxy::http::retries;
+use crate::proxy::http::upstream_cell::UpstreamCell;
+use crate::proxy::http::wire::Wire;
 use crate::proxy::transport::Transport;
 use crate::routing::BackendHandle;
-use crate::routing::Fate;
 
-/// Largest head of an answer, and largest piece of one. A client with many streams has so many
-/// pieces here while it takes none.
-const MAX_HEAD_BYTES: usize = 16 << 10;
-const MAX_HEADERS: usize = 256;
 /// What one HTTP/2 connection may hold for one stream, and for all.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// One connection as the worker's sweep sees it, whoever uses it.
-#[derive(Debug)]
-pub struct UpstreamCell {
-    pub backend: Arc<BackendHandle>,
-    /// What its exchanges need of the backend.
-    pub intent: Intent,
-    pub opened: Instant,
-    busy: AtomicU32,
-    requests: AtomicU64,
-    received: AtomicU64,
-    sent: AtomicU64,
-    counted_received: AtomicU64,
-    counted_sent: AtomicU64,
-    severed: OnceLock<Cause>,
-    wake: Notify,
-}
-
 /// Sends requests over one connection.
 #[derive(Debug)]
 pub enum Sender {
-    One(http1::SendRequest<RequestBody>),
+    /// `None`: it is not used again.
+    One(Option<Box<Wire>>),
     Two(http2::SendRequest<RequestBody>),
 }
 
@@ -73,135 +52,97 @@ pub struct Upstream {
     pub cell: Arc<UpstreamCell>,
 }
 
-/// A backend's bytes, counted.
+/// Where the body of an answer comes from.
 #[derive(Debug)]
-pub struct BackendIo {
-    transport: Transport,
-    cell: Arc<UpstreamCell>,
-    /// The backend has closed, and may have said why before: what it does not hear any more is not
-    /// sent, and what it has said is read.
-    is_deaf: bool,
+pub enum Arriving {
+    /// Over the connection that sent the request.
+    OnWire,
+    /// Over one that is still sending the request.
+    Early(mpsc::Receiver<Result<Frame<Bytes>, Cause>>),
+    Stream(Incoming),
 }
 
-impl UpstreamCell {
-    fn new(backend: Arc<BackendHandle>, intent: Intent, now: Instant) -> Self {
-        Self {
-            backend,
-            intent,
-            opened: now,
-            busy: AtomicU32::new(0),
-            requests: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            counted_received: AtomicU64::new(0),
-            counted_sent: AtomicU64::new(0),
-            severed: OnceLock::new(),
-            wake: Notify::new(),
-        }
-    }
+/// Why a request has no answer.
+#[derive(Debug)]
+pub enum SendError {
+    /// Nothing of it was sent.
+    Unsent,
+    /// The client's body came to no end.
+    Client(Cause),
+    /// The backend has not processed it, and says so.
+    Refused(Cause),
+    Backend(Cause),
+}
 
-    /// Counts a request; returns how many there were with it.
-    pub fn count_request(&self) -> u64 {
-        self.requests.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    /// An exchange begins on it.
-    pub fn take(&self) {
-        if self.busy.fetch_add(1, Ordering::AcqRel) == 0 {
-            self.backend.http().take();
-        }
-    }
-
-    /// An exchange on it is over.
-    pub fn rest(&self) {
-        if self.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.backend.http().rest();
-        }
-    }
-
-    /// Exchanges under way.
-    pub fn busy(&self) -> u32 {
-        self.busy.load(Ordering::Acquire)
-    }
-
-    /// Why its exchanges were ended, if they were.
-    pub fn severed(&self) -> Option<Cause> {
-        self.severed.get().copied()
-    }
-
-    /// Applies the backend's fate and counts the bytes so far.
-    pub fn sweep(&self, now: Instant) {
-        self.count();
-        let cause = match self.backend.fate(self.intent) {
-            Fate::Serve => return,
-            Fate::Sever { cause } => cause,
-            Fate::Drain { deadline, cause } | Fate::Grace { deadline, cause } => {
-                if self.busy() > 0 && now < deadline {
-                    return;
-                }
-                cause
-            }
-        };
-        self.sever(cause);
-    }
-
-    fn sever(&self, cause: Cause) {
-        // The first cause stays.
-        let _ = self.severed.set(cause);
-        self.wake.notify_one();
-    }
-
-    /// Adds new bytes to the backend's counters.
-    pub fn count(&self) {
-        let news = |now: &AtomicU64, counted: &AtomicU64| {
-            let now = now.load(Ordering::Relaxed);
-            now - counted.swap(now, Ordering::Relaxed)
-        };
-        let received = news(&self.received, &self.counted_received);
-        let sent = news(&self.sent, &self.counted_sent);
-        if received > 0 || sent > 0 {
-            self.backend.count_bytes(received, sent);
-        }
+impl SendError {
+    /// What an error of the connection means.
+    pub fn of(error: &io::Error) -> Self {
+        Self::Backend(net::cause_of(error))
     }
 }
 
 impl Sender {
     /// Whether a request may be sent now.
-    pub fn is_ready(&self) -> bool {
+    pub fn is_ready(&mut self) -> bool {
         match self {
-            Self::One(sender) => sender.is_ready(),
+            Self::One(wire) => wire.as_mut().is_some_and(|wire| wire.is_ready()),
             Self::Two(sender) => sender.is_ready(),
         }
     }
 
-    /// Resolves when the next request may be sent.
-    pub async fn ready(&mut self) -> bool {
-        match self {
-            Self::One(sender) => sender.ready().await.is_ok(),
-            Self::Two(sender) => sender.ready().await.is_ok(),
-        }
-    }
-
-    /// Sends one request.
+    /// Sends one request; returns the answer's head. What is sent of the body is taken.
     ///
     /// # Errors
-    /// The message comes back when nothing of it was sent.
+    /// There is no answer; after [`SendError::Unsent`] the request is as it was.
     pub async fn send(
         &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        request: &mut Request<RequestBody>,
+    ) -> Result<Response<Arriving>, SendError> {
         match self {
-            Self::One(sender) => sender.try_send_request(request).await,
-            Self::Two(sender) => sender.try_send_request(request).await,
+            Self::One(slot) => {
+                let Some(wire) = slot else {
+                    return Err(SendError::Unsent);
+                };
+                let head = wire.send(request).await?;
+                let arriving = match wire.is_uploading() {
+                    false => Arriving::OnWire,
+                    true => slot
+                        .take()
+                        .map_or(Arriving::OnWire, |wire| early::read(*wire)),
+                };
+                Ok(response(head, arriving))
+            }
+            Self::Two(sender) => {
+                let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
+                let copy = retries::head_of(request).map(|()| body);
+                let sent = sender.try_send_request(copy).await;
+                sent.map(|it| it.map(Arriving::Stream))
+                    .map_err(|mut error| match error.take_message() {
+                        Some(unsent) => {
+                            *request.body_mut() = unsent.into_body();
+                            SendError::Unsent
+                        }
+                        None => failure::of_hyper(&error.into_error()),
+                    })
+            }
         }
     }
 }
 
-/// Begins HTTP on a dialed connection and drives it on this worker.
+fn response(head: AnswerHead, arriving: Arriving) -> Response<Arriving> {
+    let mut response = Response::new(arriving);
+    *response.status_mut() = head.status;
+    *response.version_mut() = head.version;
+    *response.headers_mut() = head.headers;
+    // A phrase with a control byte in it is not passed on.
+    let reason = head.reason.map(ReasonPhrase::try_from);
+    if let Some(Ok(reason)) = reason {
+        response.extensions_mut().insert(reason);
+    }
+    response
+}
+
+/// Begins HTTP on a dialed connection.
 ///
 /// # Errors
 /// The backend does not speak this version.
@@ -211,34 +152,21 @@ pub async fn open(
     (backend, intent): (Arc<BackendHandle>, Intent),
 ) -> Result<Upstream, DialError> {
     let cell = Arc::new(UpstreamCell::new(backend, intent, Instant::now()));
-    let io = TokioIo::new(BackendIo {
-        transport,
-        cell: Arc::clone(&cell),
-        is_deaf: false,
-    });
     let sender = match version {
-        HttpVersion::One => {
-            let mut builder = http1::Builder::new();
-            builder
-                .max_headers(MAX_HEADERS)
-                .max_header_size(MAX_HEAD_BYTES)
-                .max_buf_size(MAX_HEAD_BYTES);
-            let (sender, connection) = builder.handshake(io).await.map_err(bad_protocol)?;
-            drive(Arc::clone(&cell), connection.with_upgrades());
-            Sender::One(sender)
-        }
+        HttpVersion::One => Sender::One(Some(Box::new(Wire::new(transport, Arc::clone(&cell))))),
         HttpVersion::Two => {
+            let io = TokioIo::new(BackendIo::new(transport, Arc::clone(&cell)));
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_header_list_size(MAX_HEAD_BYTES as u32);
             let (sender, connection) = builder.handshake(io).await.map_err(bad_protocol)?;
+            cell.backend.http().open();
             drive(Arc::clone(&cell), connection);
             Sender::Two(sender)
         }
     };
-    cell.backend.http().open();
     Ok(Upstream { sender, cell })
 }
 
@@ -261,105 +189,9 @@ fn drive(
                     tracing::trace!(backend = %cell.backend.name, %error, "connection to a backend ended");
                 }
             }
-            () = cell.wake.notified() => {}
+            _ = poll_fn(|cx| cell.poll_severed(cx)) => {}
         }
         cell.count();
         cell.backend.http().close();
     });
-}
-
-impl BackendIo {
-    /// The connection itself, for bytes that are no HTTP any more.
-    pub fn into_transport(self) -> Transport {
-        self.transport
-    }
-
-    /// Counts what was written of `bytes`. hyper would give up an answer that is there already for
-    /// a request that cannot be finished: the end is left to the reading side.
-    fn note_write(&mut self, written: io::Result<usize>, bytes: usize) -> io::Result<usize> {
-        match written {
-            Ok(written) => {
-                add(&self.cell.sent, written);
-                Ok(written)
-            }
-            Err(error) if is_end(&error) => {
-                self.is_deaf = true;
-                Ok(bytes)
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// The peer has closed, and takes nothing any more.
-fn is_end(error: &io::Error) -> bool {
-    let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
-    kinds.contains(&error.kind())
-}
-
-impl AsyncRead for BackendIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.transport).poll_read(cx, buffer))?;
-        add(&this.cell.received, buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for BackendIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.is_deaf {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        let written = ready!(Pin::new(&mut this.transport).poll_write(cx, bytes));
-        Poll::Ready(this.note_write(written, bytes.len()))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let bytes = slices.iter().map(|slice| slice.len()).sum();
-        if this.is_deaf {
-            return Poll::Ready(Ok(bytes));
-        }
-        let written = ready!(Pin::new(&mut this.transport).poll_write_vectored(cx, slices));
-        Poll::Ready(this.note_write(written, bytes))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.transport.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        match this.is_deaf {
-            true => Poll::Ready(Ok(())),
-            false => Pin::new(&mut this.transport).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
-    }
-}
-
-/// Right with one writer.
-fn add(counter: &AtomicU64, bytes: usize) {
-    counter.store(
-        counter.load(Ordering::Relaxed) + bytes as u64,
-        Ordering::Relaxed,
-    );
 }

@@ -1,5 +1,6 @@
 //! What passes, what is refused and as what, and that the HTTP library agrees.
 
+mod answers;
 mod library;
 mod probes;
 mod stories;
