@@ -33,6 +33,7 @@ pub use table::Metric;
 pub use table::PROCESS;
 
 use crate::cluster::Cause;
+use crate::cluster::FastMap;
 use crate::cluster::Name;
 use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
@@ -55,7 +56,7 @@ pub struct Metrics {
     reloads: Mutex<Reloads>,
     log_dropped: Arc<AtomicU64>,
     access_log_dropped: Arc<AtomicU64>,
-    histograms: RwLock<HashMap<Name, Arc<ClusterHistograms>>>,
+    histograms: RwLock<FastMap<Name, Arc<ClusterHistograms>>>,
     hooks: Mutex<HookCounts>,
     last_page: LastPage,
 }

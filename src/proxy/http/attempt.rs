@@ -44,7 +44,8 @@ use crate::routing::RetryReason;
 /// A request, and a place to send it to.
 pub(super) struct Attempt {
     pub found: Found,
-    pub request: Request<RequestBody>,
+    /// Boxed: it passes through many hands.
+    pub request: Box<Request<RequestBody>>,
 }
 
 /// What attempts leave behind for the record.
@@ -74,9 +75,9 @@ impl Trail {
 /// Why there is no answer of this backend.
 pub(super) enum Failed {
     /// It has seen nothing of the request.
-    Unsent(Request<RequestBody>, RetryReason),
+    Unsent(Box<Request<RequestBody>>, RetryReason),
     /// It has seen the request, which may be sent once more.
-    Again(Request<RequestBody>, RetryReason),
+    Again(Box<Request<RequestBody>>, RetryReason),
     /// It has seen the request, which may not be sent once more; or the client's body came to
     /// no end.
     Lost(Cause),
@@ -145,7 +146,7 @@ impl Exchange<'_> {
                     }
                     let by = (self.prepared, &**self.link);
                     prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
-                    return self.answered(response, lease);
+                    return self.answered(response, lease).map_err(Failed::Lost);
                 }
                 Err(Unanswered::Unsent) => {}
                 Err(Unanswered::Again(reason)) => return Err(Failed::Again(request, reason)),
@@ -299,7 +300,7 @@ impl Exchange<'_> {
         &self,
         mut response: Response<Arriving>,
         lease: Lease,
-    ) -> Result<Response<Source>, Failed> {
+    ) -> Result<Response<Source>, Cause> {
         if prepare::is_switch(&response, self.prepared) {
             return self.upgrade(response, lease);
         }
@@ -313,12 +314,12 @@ impl Exchange<'_> {
         &self,
         mut response: Response<Arriving>,
         lease: Lease,
-    ) -> Result<Response<Source>, Failed> {
+    ) -> Result<Response<Source>, Cause> {
         if !prepare::may_switch(self.prepared) {
-            return Err(Failed::Lost(Cause::BadProtocol));
+            return Err(Cause::BadProtocol);
         }
         let (Some((backend, answer)), Some(place)) = lease.into_tunnel() else {
-            return Err(Failed::Lost(Cause::BadProtocol));
+            return Err(Cause::BadProtocol);
         };
         self.link.set_upgrade(Upgrade {
             backend,

@@ -2,7 +2,10 @@
 //! goes next when a backend fails it.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use http::HeaderValue;
@@ -98,7 +101,7 @@ pub(super) struct Exchange<'a> {
 impl Exchange<'_> {
     async fn run(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         record: &mut Record,
     ) -> Result<Response<Source>, Refusal> {
         let asking = self.asking();
@@ -168,8 +171,13 @@ impl Exchange<'_> {
         seeker: &mut Seeker<'_, Asking<'_>>,
         record: &mut Record,
     ) -> Result<Found, Refusal> {
+        let mut seeking = pin!(seeker.next());
+        // Most find one at once, and need no clock.
+        if let Poll::Ready(found) = poll_fn(|cx| Poll::Ready(seeking.as_mut().poll(cx))).await {
+            return found.map_err(|end| end.cause.into());
+        }
         let asked = Instant::now();
-        let found = within(self.deadline, seeker.next()).await;
+        let found = within(self.deadline, seeking).await;
         record.wait += asked.elapsed();
         let found = found.ok_or(Problem::BackendTimeout)?;
         found.map_err(|end| end.cause.into())

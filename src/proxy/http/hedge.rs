@@ -26,7 +26,7 @@ use crate::routing::ClusterTable;
 /// When a second copy is sent, and the copy.
 pub struct Plan {
     delay: Duration,
-    copy: Request<RequestBody>,
+    copy: Box<Request<RequestBody>>,
 }
 
 pub fn config(cluster: &ClusterTable) -> Option<&HedgeConfig> {
@@ -53,7 +53,7 @@ pub fn plan(
     let usual = cluster.handle.reads.quantile(config.percentile)?;
     Some(Plan {
         delay: usual.max(config.min_delay),
-        copy: retries::body_less(request),
+        copy: Box::new(retries::body_less(request)),
     })
 }
 

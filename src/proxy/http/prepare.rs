@@ -97,7 +97,7 @@ pub fn prepare(
     (mut parts, incoming): (request::Parts, Incoming),
     record: &mut Record,
     wanted: &mut Wanted,
-) -> Result<(Prepared, Request<RequestBody>), Refusal> {
+) -> Result<(Box<Prepared>, Box<Request<RequestBody>>), Refusal> {
     let link = Arc::clone(record.link());
     let link = &*link;
     let entry = link.entry().ok_or(Problem::Shutdown)?;
@@ -179,7 +179,8 @@ pub fn prepare(
             hop::set_http2(&mut parts.headers, &prepared.hop);
         }
     }
-    Ok((prepared, Request::from_parts(parts, body)))
+    let request = Request::from_parts(parts, body);
+    Ok((Box::new(prepared), Box::new(request)))
 }
 
 /// What the guard checks of HTTP/1.1, as far as the HTTP/2 library does not.
