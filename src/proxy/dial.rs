@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant as TokioInstant;
 use tokio::time::timeout_at;
@@ -83,7 +84,7 @@ pub async fn dial(target: &Target) -> Result<Transport, DialError> {
 }
 
 async fn connect(target: &Target) -> Result<Transport, DialError> {
-    let tcp = net::connect(target.address, &target.source)
+    let mut tcp = net::connect(target.address, &target.source)
         .await
         .map_err(|error| DialError {
             cause: match net::cause_of(&error) {
@@ -93,10 +94,25 @@ async fn connect(target: &Target) -> Result<Transport, DialError> {
             },
             error,
         })?;
-    let mut tcp = send_preamble(tcp, &target.preamble).await?;
-    let Some((tls, config)) = &target.tls else {
-        return Ok(Transport::Plain(tcp));
-    };
+    // Boxed, as all that few connects need: every one is as large as the largest.
+    if !target.preamble.is_empty() {
+        let sent = Box::pin(tcp.write_all(&target.preamble)).await;
+        sent.map_err(|error| DialError {
+            cause: net::cause_of(&error),
+            error,
+        })?;
+    }
+    match &target.tls {
+        None => Ok(Transport::Plain(tcp)),
+        Some(tls) => Box::pin(encrypt(tcp, tls, target)).await,
+    }
+}
+
+async fn encrypt(
+    mut tcp: TcpStream,
+    (tls, config): &(TlsConnector, BackendConfig),
+    target: &Target,
+) -> Result<Transport, DialError> {
     match target.protocol {
         Protocol::Postgres => postgres::ask_for_tls(&mut tcp).await?,
         Protocol::Tcp | Protocol::MySql | Protocol::Redis | Protocol::Http => {}
@@ -111,16 +127,4 @@ async fn connect(target: &Target) -> Result<Transport, DialError> {
             error,
         }),
     }
-}
-
-async fn send_preamble(tcp: TcpStream, preamble: &[u8]) -> Result<TcpStream, DialError> {
-    use tokio::io::AsyncWriteExt;
-    let mut tcp = tcp;
-    if !preamble.is_empty() {
-        tcp.write_all(preamble).await.map_err(|error| DialError {
-            cause: net::cause_of(&error),
-            error,
-        })?;
-    }
-    Ok(tcp)
 }

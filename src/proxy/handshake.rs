@@ -154,7 +154,7 @@ pub async fn negotiate(
         login: Login::default(),
     };
     if entry.config.proxy_protocol.is_some() {
-        let source = read_proxy_header(&mut tcp).await?;
+        let source = Box::pin(read_proxy_header(&mut tcp)).await?;
         if let Source::Addresses { client, server } = source {
             origin.client = client;
             origin.server = Some(server);
@@ -171,7 +171,8 @@ pub async fn negotiate(
             origin,
             dialect: Dialect::MySql,
         }),
-        Protocol::Postgres => postgres::greet(tcp, origin, entry, shared).await,
+        // Boxed, as all that few sessions need: every one is as large as the largest.
+        Protocol::Postgres => Box::pin(postgres::greet(tcp, origin, entry, shared)).await,
     }
 }
 
@@ -199,12 +200,13 @@ async fn open_opaque(
     let peeks = !entry.config.routes.is_empty();
     match (&entry.tls, greeted.client) {
         (Some(acceptor), Transport::Plain(tcp)) => {
-            let tls = acceptor.accept(tcp).await.map_err(tls_failed)?;
+            let tls = Box::pin(acceptor.accept(tcp)).await.map_err(tls_failed)?;
             greeted.origin.sni = tls.sni().map(str::to_ascii_lowercase);
             greeted.client = Transport::Client(Box::new(tls));
         }
         (None, Transport::Plain(mut tcp)) if peeks => {
-            (greeted.origin.sni, greeted.first_bytes) = read_client_hello(&mut tcp).await?;
+            (greeted.origin.sni, greeted.first_bytes) =
+                Box::pin(read_client_hello(&mut tcp)).await?;
             greeted.client = Transport::Plain(tcp);
         }
         (_, client) => greeted.client = client,

@@ -168,7 +168,7 @@ async fn open(accepted: Box<Accepted>, registration: &Registration) -> Result<Op
     }
     let cluster = match route::route(&entry.config, &greeted.origin) {
         Ok(cluster) => cluster.clone(),
-        Err(end) => return Err(refuse(&mut greeted, cell, end).await),
+        Err(end) => return Err(Box::pin(refuse(&mut greeted, cell, end)).await),
     };
     let keepalive = keepalive(&entry.config.keepalive);
     let welcome = match greeted.dialect {
@@ -202,12 +202,13 @@ async fn connect_and_relay(
     let connecting = connect::connect(&greeted, cluster, tried, shared, cell);
     let mut connected = match unless_severed(cell, connecting).await {
         Ok(connected) => connected,
-        Err(end) => return Err(refuse(&mut greeted, cell, end).await),
+        Err(end) => return Err(Box::pin(refuse(&mut greeted, cell, end)).await),
     };
     again.tried = std::mem::take(&mut connected.tried);
     again.max_attempts = connected.max_attempts;
     let (ends, place) = match welcome {
-        Some(welcome) => log_in(greeted, connected, welcome, shared, cell).await?,
+        // Boxed, as all that few sessions need: every one is as large as the largest.
+        Some(welcome) => Box::pin(log_in(greeted, connected, welcome, shared, cell)).await?,
         None => begin(greeted, connected, shared),
     };
     cell.set_phase(Phase::Relay);
