@@ -83,6 +83,9 @@ const IMPURE: &[&str] = &[
 /// Third-party crates with one home each, so that each can be replaced in one place.
 const HOMES: &[(&str, &str)] = &[
     ("arc_swap", "routing"),
+    ("foldhash", "cluster"),
+    ("httparse", "protocol/http1"),
+    ("libmimalloc_sys", "proxy/memory"),
     ("serde_yaml", "config"),
     ("metrics_exporter_prometheus", "metrics/exposition"),
     ("notify", "config/watch"),
@@ -91,7 +94,7 @@ const HOMES: &[(&str, &str)] = &[
 ];
 
 /// Files that may lift the package's `unsafe_code = "deny"`; each says why its uses are sound.
-const MAY_BE_UNSAFE: &[&str] = &[];
+const MAY_BE_UNSAFE: &[&str] = &["proxy/memory"];
 
 /// Longer than this is two files.
 const MAX_PRODUCTION_LINES: usize = 600;
@@ -201,7 +204,7 @@ fn crate_names_are_recognised() {
 #[test]
 fn unsafe_code_stays_where_it_is_explained() {
     for (path, text) in sources() {
-        let lifted = text.contains("(unsafe_code)");
+        let lifted = text.contains("(unsafe_code");
         let listed = MAY_BE_UNSAFE.iter().any(|file| in_module(&path, file));
         assert!(
             listed || !lifted,

@@ -1,15 +1,25 @@
 //! Backends that answer strangely: what their client gets, and that the next one gets none of it.
 
+use std::io::Read;
 use std::io::Write;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::thread;
 
 use crate::harness::Plan;
 use crate::harness::Stage;
 use crate::harness::read_answer;
+use crate::harness::read_head;
 use crate::harness::status;
 use crate::recorder::Recorder;
 use crate::recorder::field;
 use crate::recorder::ok;
+use crate::support::PATIENCE;
+use crate::world::TCP_CHECK;
 
+/// More than all buffers on the way hold.
+const LARGE: usize = 48 << 20;
 const ASK: &[u8] = b"GET /x HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
 
 /// One attempt, so that a retry does not hide what became of it.
@@ -98,6 +108,69 @@ fn what_comes_before_an_answer_does_not_replace_it() {
     let answer = stage.raw(ASK);
     assert!(answer.contains("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nfinal"), "{answer}");
+}
+
+#[test]
+fn answers_before_the_answer_come_to_an_end() {
+    let backend = Recorder::scripted(|_, connection| {
+        while connection.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n") {}
+    });
+    assert_eq!(status(&stage(&backend).raw(ASK)), 502);
+}
+
+/// Reads and answers at the same time; accepts for ever, for checks come, too.
+fn full_duplex_backend() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    // A check has nothing to say.
+                    if !matches!(stream.read(&mut byte), Ok(1)) {
+                        return;
+                    }
+                    head.push(byte[0]);
+                }
+                let mut writer = stream.try_clone().unwrap();
+                let answers = thread::spawn(move || {
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
+                    writer.write_all(head.as_bytes())?;
+                    writer.write_all(&vec![b'a'; LARGE])
+                });
+                let mut body = stream.take(LARGE as u64);
+                let _ = std::io::copy(&mut body, &mut std::io::sink());
+                let _ = answers.join().unwrap();
+            });
+        }
+    });
+    addr
+}
+
+/// The answer fills every buffer on its way long before the client looks at it.
+#[test]
+fn a_client_may_send_everything_before_it_reads_an_answer_that_came_first() {
+    let stage = crate::world::stage(&[full_duplex_backend()], TCP_CHECK, "");
+    let mut client = stage_client(stage.addr);
+    let head = format!("PUT /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: {LARGE}\r\n\r\n");
+    client.write_all(head.as_bytes()).unwrap();
+    let answer = read_head(&mut client);
+    assert_eq!(status(&answer), 200, "{answer}");
+    client.write_all(&vec![b'q'; LARGE]).unwrap();
+    let mut body = client.take(LARGE as u64);
+    assert_eq!(
+        std::io::copy(&mut body, &mut std::io::sink()).unwrap(),
+        LARGE as u64
+    );
+}
+
+fn stage_client(addr: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(addr).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    client
 }
 
 /// A switch that nobody asked for would let both sides speak unheard.
