@@ -27,7 +27,7 @@ use crate::support::wait_until;
 use crate::support::workload::Workload;
 
 const LIMIT: Duration = Duration::from_secs(180);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The fall is higher than usual: these stories are about Patroni, on however busy a machine.
 const CHECK: &str = "interval: 300ms, timeout: 300ms, fall: 10";
 /// Answers of one node that are heard beside the others'.

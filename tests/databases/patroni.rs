@@ -15,7 +15,7 @@ use crate::support::workload::OracleWriter;
 use crate::support::workload::Workload;
 
 const LIMIT: Duration = Duration::from_secs(180);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A write listener in front of all nodes.
 fn file(cluster: &PatroniCluster, bind: SocketAddr) -> String {

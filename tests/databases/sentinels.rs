@@ -19,7 +19,7 @@ use crate::support::workload::Record;
 use crate::support::workload::Workload;
 
 const LIMIT: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A write listener in front of both nodes.
 fn file(cluster: &RedisSentinels, bind: SocketAddr) -> String {

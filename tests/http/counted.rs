@@ -94,7 +94,7 @@ fn a_connect_that_failed_counts_once_and_only_where_another_attempt_followed() {
     let (gone, good) = (Recorder::named("gone"), Recorder::named("good"));
     let mut relay = FaultRelay::to(gone.addr());
     // Nobody notices that it refuses but the requests.
-    let check = "health_check: {interval: 1h, path: /check, expect: [200-499]}";
+    let check = "health_check: {interval: 1h, timeout: 20s, path: /check, expect: [200-499]}";
     let cluster =
         format!("{check}, {IN_TURN}, failover: {{hold: {{for: 300ms, max_sessions: 9}}}}");
     let stage = stage(&[relay.addr(), good.addr()], &cluster, "");
@@ -113,7 +113,7 @@ fn a_connect_that_failed_counts_once_and_only_where_another_attempt_followed() {
 fn a_request_that_found_nobody_is_no_retry() {
     let gone = Recorder::named("gone");
     let mut relay = FaultRelay::to(gone.addr());
-    let check = "health_check: {interval: 1h, path: /check, expect: [200-499]}";
+    let check = "health_check: {interval: 1h, timeout: 20s, path: /check, expect: [200-499]}";
     let keys = "connect: {attempts: 1}, failover: {hold: {for: 200ms, max_sessions: 9}}";
     let stage = stage(&[relay.addr()], &format!("{check}, {keys}"), "");
     relay.refuse();

@@ -22,8 +22,7 @@ use crate::world::stage;
 
 const REQUESTS: usize = 12_000;
 const CLIENTS: usize = 24;
-/// nginx, which has one worker, writes its log after the answer: when it is killed in between, the
-/// client has an answer of which the log knows nothing.
+/// What a server may have answered without a line in its log: its one process was killed in between.
 const UNLOGGED: usize = 1;
 const CLUSTER: &str =
     "balance: {policy: round_robin}, failover: {hold: {for: 10s, max_sessions: 1000}}";
@@ -81,7 +80,7 @@ impl Load {
         let h2load = installed("h2load", "nghttp2-client");
         let (requests, clients) = (REQUESTS.to_string(), CLIENTS.to_string());
         let child = Command::new("timeout")
-            .args(["120", &h2load, "-t", "1", "-n", &requests, "-c", &clients])
+            .args(["600", &h2load, "-t", "1", "-n", &requests, "-c", &clients])
             .args(arguments)
             .arg(format!("http://{addr}/load"))
             .stdin(Stdio::null())
@@ -187,11 +186,8 @@ fn of_the_writes_only_those_in_flight_fail_and_none_is_sent_twice() {
         "{}",
         counted.text
     );
-    assert!(
-        served + UNLOGGED >= counted.succeeded,
-        "{served}: {}",
-        counted.text
-    );
+    let answered = counted.succeeded;
+    assert!(served + UNLOGGED >= answered, "{served}: {}", counted.text);
     assert!(served <= REQUESTS, "{served}: {}", counted.text);
 }
 
@@ -240,11 +236,8 @@ fn writes_over_http_2(happens: impl FnOnce(&mut [Web; 3])) {
     assert!(twice.is_empty(), "{twice:?}");
     // What failed may have been executed; what succeeded was.
     let executed = times.len();
-    assert!(
-        executed + UNLOGGED >= succeeded,
-        "{executed}: {}",
-        counted.text
-    );
+    let known = executed + UNLOGGED;
+    assert!(known >= succeeded, "{executed}: {}", counted.text);
     assert!(executed <= REQUESTS, "{executed}: {}", counted.text);
 }
 

@@ -362,7 +362,7 @@ fn idle_connections_cost_little() {
     };
     let first = grow();
     let third = [grow(), grow()][1];
-    println!("{} bytes when the last one rests", third - first);
+    println!("{first} bytes, {third} when the last one rests");
     // By itself 2 KiB. Not everything that a burst took is given back: its pages are shared with what rests.
     let each = || stage.evergate.rss_bytes().saturating_sub(first) / (2 * BATCH as u64);
     wait_until(PATIENCE, "an idle connection costs 8 KiB at most", || {

@@ -93,7 +93,7 @@ fn a_post_to_a_backend_that_refuses_connections_goes_to_another() {
     let (other, good) = (Recorder::named("other"), Recorder::named("good"));
     let mut relay = FaultRelay::to(other.addr());
     // Nobody notices that it refuses but the requests.
-    let check = "health_check: {interval: 1h, path: /check, expect: [200-499]}";
+    let check = "health_check: {interval: 1h, timeout: 20s, path: /check, expect: [200-499]}";
     let addrs = [relay.addr(), good.addr()];
     let stage = stage(&addrs, &format!("{check}, {IN_TURN}"), "");
     wait_until(PATIENCE, "both are up", || {
@@ -302,8 +302,8 @@ fn a_routes_timeout_bounds_all_attempts_together() {
         })
     });
     let addrs = backends.each_ref().map(Recorder::addr);
-    let retry = "http: {retry: {attempt_timeout: 400ms}}";
-    let routes = "routes: [{path: /, cluster: web, timeout: 1s}]";
+    let retry = "http: {retry: {attempt_timeout: 1s}}";
+    let routes = "routes: [{path: /, cluster: web, timeout: 2500ms}]";
     let stage = stage(&addrs, &format!("{CHECK}, {IN_TURN}, {retry}"), routes);
     let mut client = Client::connect(stage.addr).unwrap();
     let reply = client.get("/x").unwrap();

@@ -252,7 +252,7 @@ fn a_client_that_asks_first_is_told_what_the_backend_says() {
 fn a_body_that_was_asked_for_goes_to_the_backend_that_is_there() {
     let (gone, good) = (Recorder::named("gone"), Recorder::named("good"));
     let mut relay = FaultRelay::to(gone.addr());
-    let check = "health_check: {interval: 1h, path: /check, expect: [200-499]}";
+    let check = "health_check: {interval: 1h, timeout: 20s, path: /check, expect: [200-499]}";
     let cluster = format!("{check}, balance: {{policy: round_robin}}");
     let stage = stage(&[relay.addr(), good.addr()], &cluster, "");
     relay.refuse();

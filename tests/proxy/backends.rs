@@ -61,7 +61,7 @@ fn a_killed_replica_costs_no_new_connection() {
     let listens = free_addr();
     let addrs = backends.each_ref().map(Backend::addr);
     // Checks are so slow that only the sessions themselves can find out.
-    let checks = "health_check: {interval: 1h, timeout: 1s, fast_interval: 1h}";
+    let checks = "health_check: {interval: 1h, timeout: 20s, fast_interval: 1h}";
     let evergate = Evergate::start(&file(listens, &plain(&addrs), &[checks]));
 
     let killed = AtomicBool::new(false);

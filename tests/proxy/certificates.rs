@@ -25,6 +25,7 @@ use rustls::version::TLS13;
 use crate::pki::Authority;
 use crate::pki::certificate;
 use crate::support::PATIENCE;
+use crate::support::SetWhenDropped;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::evergate::Evergate;
@@ -135,6 +136,7 @@ fn a_rotated_certificate_costs_no_handshake_and_is_shown_soon() {
         .collect();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let end = SetWhenDropped(&stop);
         let load = || {
             // No tickets: a resumed session is shown no certificate.
             let mut config = stage.authority.trusting(&[&TLS13, &TLS12]);
@@ -156,7 +158,7 @@ fn a_rotated_certificate_costs_no_handshake_and_is_shown_soon() {
             wait_until(PATIENCE, "the new certificate", || stage.shown() == new);
             println!("shown {:?} after it was in place", since.elapsed());
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         let done = clients.map(|client| client.join().unwrap());
         println!("{done:?} handshakes, none failed");
         assert!(done.iter().all(|done| *done > 0));

@@ -23,6 +23,7 @@ use crate::bytes::tls_client;
 use crate::bytes::tls_keys;
 use crate::pki::Authority;
 use crate::support::PATIENCE;
+use crate::support::SetWhenDropped;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::Behaviour;
@@ -173,7 +174,8 @@ fn a_slow_handshake_ends_at_its_timeout() {
                 trickle(*door, at_once, slowly);
                 let lasted = started.elapsed();
                 assert!(lasted > Duration::from_millis(900), "{lasted:?}");
-                assert!(lasted < Duration::from_secs(8), "{lasted:?}");
+                // All of a ClientHello would take longer.
+                assert!(lasted < Duration::from_secs(15), "{lasted:?}");
             });
         }
     });
@@ -212,13 +214,13 @@ fn a_client_that_says_nothing_ends_by_the_idle_timeout() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let echo = Backend::echo();
     let listen = free_addr();
-    let idle = ", idle_timeout: 1s";
+    let idle = ", idle_timeout: 2s";
     let evergate = Evergate::start(&file(listen, &[echo.addr()], RARE_CHECKS, idle));
     let mut silent = connect(listen);
     let mut talking = connect(listen);
     let started = Instant::now();
     let end = thread::spawn(move || silent.read(&mut [0]));
-    while started.elapsed() < Duration::from_secs(3) {
+    while started.elapsed() < Duration::from_secs(5) {
         round_trip(&mut talking).unwrap();
         thread::sleep(Duration::from_millis(50));
     }
@@ -296,6 +298,7 @@ fn a_storm_of_connections_leaves_old_sessions_alone_and_nothing_behind() {
     let mut slowest = Duration::ZERO;
 
     thread::scope(|scope| {
+        let _over = SetWhenDropped(&over);
         for _ in 0..8 {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
@@ -307,18 +310,18 @@ fn a_storm_of_connections_leaves_old_sessions_alone_and_nothing_behind() {
                 }
             });
         }
-        let end = Instant::now() + Duration::from_secs(3);
-        while Instant::now() < end {
+        let began = Instant::now();
+        // Enough of them, however slow the machine is.
+        while began.elapsed() < Duration::from_secs(3) || served.load(Ordering::Relaxed) <= 300 {
+            assert!(began.elapsed() < PATIENCE, "{served:?} is no storm");
             let asked = Instant::now();
             round_trip(&mut old).unwrap();
             slowest = slowest.max(asked.elapsed());
         }
-        over.store(true, Ordering::Relaxed);
     });
 
     let served = served.into_inner();
-    println!("{served} sessions in 3 s; slowest answer of an old one {slowest:?}");
-    assert!(served > 300, "{served} is no storm");
+    println!("{served} sessions; slowest answer of an old one {slowest:?}");
     wait_until(PATIENCE, "all of them are gone", || {
         let active = evergate.metric("evergate_listener_connections_active", &[]);
         active == Some(1.0) && evergate.open_files() <= files + 4
@@ -476,7 +479,7 @@ fn a_backend_with_a_full_accept_queue_is_passed_by() {
     // Its health is asked elsewhere and stays good.
     let port = good.addr().port();
     let cluster = format!(
-        ", health_check: {{interval: 1h, port: {port}}}, connect: {{timeout: 200ms}}, \
+        ", health_check: {{interval: 1h, timeout: 20s, port: {port}}}, connect: {{timeout: 200ms}}, \
          balance: {{policy: round_robin}}"
     );
     let evergate = Evergate::start(&file(listen, &[full.addr(), good.addr()], &cluster, ""));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::PATIENCE;
+use crate::support::SetWhenDropped;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::Behaviour;
@@ -73,6 +74,7 @@ fn a_listener_with_a_new_name_on_its_old_address_loses_no_session() {
     echoes(&mut session, b"before").unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let end = SetWhenDropped(&stop);
         let clients: Vec<_> = (0..2)
             .map(|_| scope.spawn(|| hammer(&[listens], &["a"], &stop)))
             .collect();
@@ -80,7 +82,7 @@ fn a_listener_with_a_new_name_on_its_old_address_loses_no_session() {
             evergate.reload(&yaml(["m", "l"][turn % 2]));
             echoes(&mut session, b"still here").unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         for client in clients {
             let done = client.join().unwrap();
             assert!(done.as_ref().is_ok_and(|done| *done > 0), "{done:?}");
@@ -110,6 +112,7 @@ fn two_listeners_swap_their_addresses_and_lose_no_session() {
     let (mut session, _) = greeted(one).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let end = SetWhenDropped(&stop);
         let client = scope.spawn(|| hammer(&[one, two], &["a", "b"], &stop));
         for turn in 0..31 {
             let (of_a, of_b) = if turn % 2 == 0 {
@@ -119,7 +122,7 @@ fn two_listeners_swap_their_addresses_and_lose_no_session() {
             };
             evergate.reload(&yaml(of_a, of_b));
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         let done = client.join().unwrap();
         assert!(done.as_ref().is_ok_and(|done| *done > 0), "{done:?}");
     });
@@ -327,9 +330,9 @@ fn a_bulk_stream_through_a_hundred_reloads_arrives_whole() {
                 }
             }
         });
+        let _arrived = SetWhenDropped(&arrived);
         let mut session = connect(listens);
         let seen = expect_pattern(&mut session, Pattern::new(), u64::MAX);
-        arrived.store(true, Ordering::Relaxed);
         assert_eq!(seen.unwrap(), bytes);
     });
 }

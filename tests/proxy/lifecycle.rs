@@ -19,6 +19,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::PATIENCE;
+use crate::support::SetWhenDropped;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::End;
@@ -285,6 +286,7 @@ fn whoever_connects_while_a_listener_is_removed_is_served_or_refused() {
         }
     };
     thread::scope(|scope| {
+        let _over = SetWhenDropped(&over);
         let clients: Vec<_> = (0..6).map(|_| scope.spawn(come)).collect();
         for _ in 0..10 {
             let before = served.load(Ordering::Relaxed);
@@ -296,7 +298,6 @@ fn whoever_connects_while_a_listener_is_removed_is_served_or_refused() {
             evergate.reload(&with);
         }
         evergate.reload(&without);
-        over.store(true, Ordering::Relaxed);
     });
     for mut client in kept.into_inner().unwrap() {
         assert!(rest(&mut client).is_empty());

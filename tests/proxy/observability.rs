@@ -21,6 +21,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::support::PATIENCE;
+use crate::support::SetWhenDropped;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::Behaviour;
@@ -88,6 +89,7 @@ fn fifty_scrapes_a_second_disturb_no_session_and_promtool_finds_nothing() {
     let (_echo, listens, evergate) = echo_behind("");
     let stop = AtomicBool::new(false);
     let (alone, scraped, scrapes, last) = thread::scope(|scope| {
+        let end = SetWhenDropped(&stop);
         let quiet = scope.spawn(|| load(listens, &stop));
         thread::sleep(Duration::from_secs(2));
         stop.store(true, Ordering::Relaxed);
@@ -98,7 +100,8 @@ fn fifty_scrapes_a_second_disturb_no_session_and_promtool_finds_nothing() {
         let started = Instant::now();
         let mut last = String::new();
         let mut scrapes = 0;
-        while started.elapsed() < Duration::from_secs(3) {
+        // Enough of them, however slow the machine is.
+        while started.elapsed() < Duration::from_secs(3) || scrapes < 50 {
             let answer = evergate.get("/metrics");
             assert_eq!(answer.status, 200);
             last = answer.text();
@@ -106,17 +109,17 @@ fn fifty_scrapes_a_second_disturb_no_session_and_promtool_finds_nothing() {
             let next = started + Duration::from_millis(20) * scrapes;
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         (alone, watched.join().unwrap(), scrapes, last)
     });
     println!(
-        "{scrapes} scrapes in 3 s; sessions: {} alone, p99 {:?}; {} scraped, p99 {:?}",
+        "{scrapes} scrapes; sessions: {} alone, p99 {:?}; {} scraped, p99 {:?}",
         alone.len(),
         percentile_99(&alone),
         scraped.len(),
         percentile_99(&scraped)
     );
-    assert!(scrapes >= 50 && !scraped.is_empty());
+    assert!(!scraped.is_empty());
     let checked = promtool_says(&last);
     let said = String::from_utf8_lossy(&checked.stderr);
     assert!(
@@ -138,6 +141,7 @@ fn a_hammered_admin_api_is_bounded_and_disturbs_no_session() {
     let mut idle: Vec<_> = (0..100).map(|_| TcpStream::connect(admin)).collect();
     drop(idle.split_off(40));
     thread::scope(|scope| {
+        let _stop = SetWhenDropped(&stop);
         for _ in 0..32 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -155,7 +159,6 @@ fn a_hammered_admin_api_is_bounded_and_disturbs_no_session() {
             echoes(&mut session, b"undisturbed").unwrap();
             echoes(&mut connect(listens), b"new ones too").unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let grown = evergate.rss_bytes().saturating_sub(before);
     println!("{answered:?} answered, {refused:?} closed, memory +{grown} bytes");

@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use socket2::SockRef;
 
 use crate::support::PATIENCE;
+use crate::support::SetWhenDropped;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::End;
@@ -226,6 +227,7 @@ fn a_slow_log_target_loses_lines_and_never_parts_of_lines() {
     let served = Logging::to(&format!("2>{fifo}"));
     let (over, text) = (AtomicBool::new(false), &mut Vec::new());
     thread::scope(|scope| {
+        let end = SetWhenDropped(&over);
         scope.spawn(|| {
             // Slow while it lasts, then to the end.
             loop {
@@ -244,7 +246,7 @@ fn a_slow_log_target_loses_lines_and_never_parts_of_lines() {
             served.some_sessions(2_000);
             served.dropped() > 0.0
         });
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         served.ends_well();
     });
     let text = String::from_utf8(std::mem::take(text)).unwrap();

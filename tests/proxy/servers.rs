@@ -22,6 +22,7 @@ use tempfile::TempDir;
 
 use crate::pki::Authority;
 use crate::support::PATIENCE;
+use crate::support::SetWhenDropped;
 use crate::support::Watchdog;
 use crate::support::evergate::Evergate;
 use crate::support::evergate::Until;
@@ -86,8 +87,9 @@ impl Load {
         });
     }
 
-    fn end(&self) {
-        self.stop.store(true, Ordering::Release);
+    /// Ends with the guard, also when a test fails.
+    fn until_dropped(&self) -> SetWhenDropped<'_> {
+        SetWhenDropped(&self.stop)
     }
 
     /// Only what was under way at a death may have failed; enough began afterwards to prove it.
@@ -146,6 +148,7 @@ fn a_killed_postgres_fails_no_new_connection() {
     let evergate = Evergate::start(&file(listens, &backends, &[&check]));
     let load = Load::default();
     thread::scope(|scope| {
+        let _end = load.until_dropped();
         for _ in 0..2 {
             scope.spawn(|| load.run(|| failed_psql(listens)));
         }
@@ -161,7 +164,6 @@ fn a_killed_postgres_fails_no_new_connection() {
         wait_until(PATIENCE, "it is used again", || {
             connections_of(&evergate, "a") >= before + 5.0
         });
-        load.end();
     });
     load.expect_failures_only_at_deaths();
 }
@@ -189,6 +191,7 @@ fn redis_servers_come_and_go_and_no_new_connection_fails() {
     let evergate = Evergate::start(&file(listens, &backends, &[checks]));
     let load = Load::default();
     thread::scope(|scope| {
+        let _end = load.until_dropped();
         scope.spawn(|| load.run(|| failed_benchmark(listens, "1")));
         // A connection for each request.
         scope.spawn(|| load.run(|| failed_benchmark(listens, "0")));
@@ -204,7 +207,6 @@ fn redis_servers_come_and_go_and_no_new_connection_fails() {
                 connections_of(&evergate, name) >= before + 5.0
             });
         }
-        load.end();
     });
     load.expect_failures_only_at_deaths();
 }
@@ -280,7 +282,7 @@ fn the_exit_code_of_a_command_decides_about_a_backend() {
     let _nginx = Nginx::http(&servers.concat(), b);
     let script = format!("test ! -e {}/$EVERGATE_BACKEND", flags.path().display());
     let check = format!(
-        "health_check: {{kind: exec, command: [sh, -c, \"{}\"], interval: 500ms, timeout: 500ms, fall: 1}}",
+        "health_check: {{kind: exec, command: [sh, -c, \"{}\"], interval: 1s, timeout: 1s, fall: 2}}",
         script.replace('$', "$$")
     );
     let evergate = Evergate::start(&file(listens, &plain(&[a, b]), &[&check]));

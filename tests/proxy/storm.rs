@@ -25,6 +25,7 @@ use rustls::version::TLS13;
 
 use crate::pki::Authority;
 use crate::support::PATIENCE;
+use crate::support::SetWhenDropped;
 use crate::support::Watchdog;
 use crate::support::backend::Backend;
 use crate::support::backend::Behaviour;
@@ -235,6 +236,7 @@ fn generation(evergate: &Evergate) -> f64 {
 fn rage(evergate: &Evergate, files: &Files, config: &Arc<ClientConfig>, tally: &Tally) -> Storm {
     let to = files.to;
     thread::scope(|scope| {
+        let _end = SetWhenDropped(&tally.stop);
         for seed in 0..STREAMS {
             scope.spawn(move || {
                 let result = if seed < TLS_STREAMS {
@@ -264,7 +266,6 @@ fn rage(evergate: &Evergate, files: &Files, config: &Arc<ClientConfig>, tally: &
         evergate.reload(&files.turn(0));
         let after = Footprint::of(evergate);
         let tables = generation(evergate) - first;
-        tally.stop.store(true, Ordering::Relaxed);
         Storm {
             reloads,
             tables,

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::process::Output;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -25,10 +26,14 @@ use super::wait_until;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_evergate");
 
+/// Parts of the names of counters that tell of no failure.
+const UNTROUBLED: [&str; 4] = ["_bytes_", "_cpu_", "_reused_", "_opened_"];
+
 /// What the start waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// `/readyz`: every listener has an eligible backend.
+    /// `/readyz`: somebody can be served. And every backend has been asked how it is: who is
+    /// asked last would otherwise miss the first sessions.
     Ready,
     /// `/healthz`: the process serves, its backends may be down.
     Alive,
@@ -187,6 +192,18 @@ impl Deref for Evergate {
     }
 }
 
+impl Drop for Evergate {
+    /// Who looks into a failure wants to know what was counted, too; the log follows.
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Ok(page) = http::get(self.admin, "/metrics")
+        {
+            eprintln!("--- what has failed or ended at {}:", self.admin);
+            eprintln!("{}", troubles(&page.text()));
+        }
+    }
+}
+
 impl Launch {
     pub fn until(mut self, until: Until) -> Self {
         self.until = until;
@@ -236,6 +253,11 @@ impl Launch {
             assert!(evergate.is_running(), "it ended during its start");
             http::get(admin, path).is_ok_and(|answer| answer.status == 200)
         });
+        if self.until == Until::Ready {
+            wait_until(PATIENCE, "every backend has been asked", || {
+                http::get(admin, "/api/v1/clusters").is_ok_and(|answer| has_asked_all(&answer))
+            });
+        }
         evergate
     }
 }
@@ -276,6 +298,30 @@ fn admin_of(yaml: &str) -> Option<SocketAddr> {
     let end = |c: char| matches!(c, ',' | '}' | '\n');
     let bind = bind.split(end).next()?;
     bind.trim().trim_matches('"').parse().ok()
+}
+
+/// Whether each backend that has an address has had its first verdict; nobody knows where the API
+/// is closed.
+fn has_asked_all(clusters: &Response) -> bool {
+    if clusters.status != 200 {
+        return true;
+    }
+    let clusters = clusters.json();
+    let backends = |cluster: &Value| cluster["backends"].as_array().cloned();
+    let clusters = clusters.as_array().into_iter().flatten();
+    let mut backends = clusters.filter_map(backends).flatten();
+    backends.all(|it| it["health"] != "unknown" || it["address"].is_null())
+}
+
+/// The counters that are not zero, without those of what goes well.
+fn troubles(page: &str) -> String {
+    let is_trouble = |line: &&str| {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        name.ends_with("_total") && !UNTROUBLED.iter().any(|part| name.contains(part))
+    };
+    let lines = page.lines().filter(is_trouble);
+    let lines: Vec<&str> = lines.filter(|line| !line.ends_with(" 0")).collect();
+    lines.join("\n")
 }
 
 /// Reads the text format of Prometheus as far as our own metrics need it.

@@ -34,7 +34,7 @@ use super::wait_until;
 const VERSION: &str = "4.1.5";
 
 /// A leader that falls silent keeps its lock for `TTL`; nothing else takes as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The smallest values that Patroni accepts: it raises others to these by itself. Tests that do
 /// not want to wait for the 20 s call `expire_the_leader`.

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::PATIENCE;
 use super::backend::Behaviour;
 use super::relay::Faults;
 use super::wait_until;
@@ -93,10 +94,10 @@ impl Service {
             let failed = listener.as_ref().err().map(ToString::to_string);
             let _ = bound.send(failed);
             if let Ok(listener) = listener {
-                accept(listener, handler, counts, phases).await;
+                accept(phases, handler, counts, listener).await;
             }
         });
-        let failed = listening.recv_timeout(Duration::from_secs(10)).unwrap();
+        let failed = listening.recv_timeout(PATIENCE).unwrap();
         assert_eq!(failed, None, "cannot listen on {addr}");
         self.running = Some(phase);
     }
@@ -107,9 +108,7 @@ impl Service {
             return;
         };
         phase.send_replace(Phase::Ending(end));
-        wait_until(Duration::from_secs(10), "the end of a service", || {
-            phase.is_closed()
-        });
+        wait_until(PATIENCE, "the end of a service", || phase.is_closed());
     }
 
     /// Ends every connection and goes on listening.
@@ -152,11 +151,13 @@ fn runtime() -> &'static Handle {
     &RUNTIME
 }
 
+/// The listener comes last, so that it goes first: who waits until nobody follows the phases any
+/// more must not be able to connect to it.
 async fn accept(
-    listener: TcpListener,
+    mut phases: watch::Receiver<Phase>,
     handler: Handler,
     counts: Arc<Counts>,
-    mut phases: watch::Receiver<Phase>,
+    listener: TcpListener,
 ) {
     loop {
         let phase = *phases.borrow_and_update();

@@ -86,7 +86,7 @@ impl Workload {
             table: "writes".to_owned(),
             writers: 4,
             pause: Duration::from_millis(2),
-            patience: Duration::from_secs(20),
+            patience: Duration::from_secs(90),
         }
     }
 

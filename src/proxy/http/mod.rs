@@ -23,6 +23,7 @@ mod record;
 mod refusal;
 mod retries;
 mod serve;
+mod silence;
 mod turn;
 mod upload;
 mod upstream;

@@ -12,7 +12,6 @@ use hyper::server::conn::http1;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncReadExt;
 use tokio::io::Interest;
 use tokio::time::timeout;
@@ -39,6 +38,7 @@ use crate::proxy::http::link::HttpClient;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::link::Upgrade;
 use crate::proxy::http::refusal;
+use crate::proxy::http::silence::SilenceTimer;
 use crate::proxy::http::turn::StreamExecutor;
 use crate::proxy::listener::keepalive;
 use crate::proxy::registry::SessionCell;
@@ -67,7 +67,8 @@ const MAX_SEND_BUFFER_BYTES: usize = 16 << 10;
 const MAX_PENDING_RESETS: usize = 64;
 /// Streams that were reset for the client's errors; the guard cannot see all of those.
 const MAX_LOCAL_RESETS: usize = 256;
-/// Finds clients that have vanished while an answer is awaited.
+/// Finds clients that have vanished while an answer is awaited: after so much silence they are
+/// asked, and after as much again they are gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -313,7 +314,7 @@ async fn serve_two(
             exchange::answer(request, Arc::clone(&link), in_flight)
         })
     };
-    let mut connection = std::pin::pin!(two(&http.limits).serve_connection(io, service));
+    let mut connection = std::pin::pin!(two(&http.limits, link).serve_connection(io, service));
     let mut is_told = false;
     let mut done = std::future::poll_fn(|cx| {
         // GOAWAY: a client that always has a request under way would never come to rest.
@@ -352,12 +353,13 @@ fn turned_away(link: &Link, flood: Flood) -> SessionEnd {
     ended(Side::Client, cause)
 }
 
-fn two(limits: &HttpLimits) -> http2::Builder<StreamExecutor> {
+fn two(limits: &HttpLimits, link: &Arc<Link>) -> http2::Builder<StreamExecutor> {
     let timeout = limits.body_timeout;
     let mut builder = http2::Builder::new(StreamExecutor { timeout });
+    let link = Arc::clone(link);
     let head_bytes = u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX);
     builder
-        .timer(TokioTimer::new())
+        .timer(SilenceTimer { link })
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(head_bytes)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -425,6 +427,8 @@ fn end_of(link: &Link, error: Option<hyper::Error>) -> SessionEnd {
         .map(net::cause_of);
     match cause {
         Some(cause) => ended(Side::Client, cause),
+        // Its PING.
+        None if error.is_timeout() => ended(Side::Client, Cause::SendTimeout),
         None if is_flood(&error) => ended(Side::Client, Cause::Flood),
         None if error.is_parse() => ended(Side::Client, Cause::BadRequest),
         None if error.is_incomplete_message() || error.is_canceled() => {

@@ -6,7 +6,6 @@ use std::net::Shutdown;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Duration;
 use std::time::Instant;
 
 use evergate::protocol::postgres::TransactionStatus;
@@ -22,6 +21,7 @@ use crate::postgres::cases::psql_as;
 use crate::postgres::cases::read_startup;
 use crate::postgres::cases::server;
 use crate::postgres::wire::Wire;
+use crate::support::PATIENCE;
 use crate::support::postgres::Postgres;
 use crate::support::talk::connect;
 
@@ -168,10 +168,10 @@ fn a_server_that_falls_silent_after_the_startup_is_left_for_another() {
             let _ = stream.read(&mut [0]);
         }
     });
-    let (_evergate, listens) = before(&[frozen, ready], &["connect: {timeout: 300ms}"], &[]);
+    let (_evergate, listens) = before(&[frozen, ready], &["connect: {timeout: 1s}"], &[]);
     for _ in 0..4 {
         let started = Instant::now();
         Wire::connect(listens).begin(&[("user", "u")]);
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < PATIENCE);
     }
 }
