@@ -9,6 +9,7 @@ use std::net::TcpStream;
 
 use crate::harness::Plan;
 use crate::harness::Stage;
+use crate::harness::read_head;
 use crate::harness::status;
 use crate::recorder::Recorder;
 use crate::recorder::ok;
@@ -258,6 +259,41 @@ fn a_body_that_turns_bad_ends_at_the_backend_without_its_end() {
         let more = after.strip_prefix(&before).unwrap();
         assert!(!more.contains("0\r\n\r\n"), "{shown}: {more:?}");
         assert!(!more.contains("smuggled"), "{shown}: {more:?}");
+    }
+}
+
+/// The same with an answer that has begun, and that nothing but the connection's end would end.
+#[test]
+fn a_body_that_turns_bad_under_its_answer_leaves_neither_looking_whole() {
+    let head = "POST /bad HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+                3\r\nabc\r\n";
+    for bad in CHUNKS {
+        let backend = Recorder::scripted(|_, connection| {
+            connection.send(b"HTTP/1.1 200 OK\r\n\r\nbegin");
+            connection.read_to_end();
+        });
+        let stage = stage(&backend);
+        let mut client = stage.connect();
+        client.write_all(head.as_bytes()).unwrap();
+        let mut answer = read_head(&mut client);
+        assert_eq!(status(&answer), 200, "{answer}");
+        wait_until(PATIENCE, "the body's begin", || {
+            backend.text().ends_with("3\r\nabc\r\n")
+        });
+        client
+            .write_all(format!("{bad}{SMUGGLED}").as_bytes())
+            .unwrap();
+        // It may end in a reset.
+        let mut rest = Vec::new();
+        let _ = client.read_to_end(&mut rest);
+        answer.push_str(&String::from_utf8_lossy(&rest));
+        let shown = bad.escape_debug();
+        assert!(!answer.contains("0\r\n\r\n"), "{shown}: {answer}");
+        wait_until(PATIENCE, "the end of the backend's connection", || {
+            backend.open_requests() == 0
+        });
+        let seen = backend.text();
+        assert!(seen.ends_with("3\r\nabc\r\n"), "{shown}: {seen}");
     }
 }
 

@@ -4,6 +4,7 @@
 //! answer cannot be who sends the request.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,16 +30,13 @@ pub fn read(wire: Wire) -> Arriving {
 async fn run(mut wire: Wire, pieces: mpsc::Sender<Result<Frame<Bytes>, Cause>>) {
     loop {
         // Whoever wants the next piece has taken the last one.
-        let permit = {
-            let mut free = std::pin::pin!(pieces.reserve());
-            poll_fn(|cx| {
-                // How the request ends, the answer tells.
-                let _ = wire.poll_upload(cx);
-                free.as_mut().poll(cx)
-            })
-            .await
-        };
-        let Ok(permit) = permit else {
+        let mut free = pin!(pieces.reserve());
+        let permit = poll_fn(|cx| {
+            // A request that fails ends the answer, too.
+            let _ = wire.poll_upload(cx);
+            free.as_mut().poll(cx)
+        });
+        let Ok(permit) = permit.await else {
             return;
         };
         let next = poll_fn(|cx| {

@@ -116,6 +116,7 @@ impl Pool {
     pub fn give_back(&self, mut upstream: Upstream, made_by: Arc<ClusterConfig>) {
         let is_shared = matches!(upstream.sender, Sender::Two(_));
         if !is_shared && upstream.sender.is_ready() {
+            upstream.cell.forget_waiting();
             self.keep(upstream, made_by);
         }
     }

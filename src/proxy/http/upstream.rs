@@ -104,7 +104,7 @@ impl Sender {
                     return Err(SendError::Unsent);
                 };
                 let head = wire.send(request).await?;
-                let arriving = match wire.is_uploading() {
+                let arriving = match wire.is_sending() {
                     false => Arriving::OnWire,
                     true => slot
                         .take()

@@ -129,6 +129,11 @@ impl UpstreamCell {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nobody waits for the backend any more.
+    pub fn forget_waiting(&self) {
+        *self.lock_waiting() = None;
+    }
+
     /// Counts bytes that came; right with one reader.
     pub fn note_received(&self, bytes: usize) {
         add(&self.received, bytes);

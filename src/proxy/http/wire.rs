@@ -55,8 +55,10 @@ const MAX_INTERIM_ANSWERS: u32 = 32;
 /// One connection, for one exchange after the other.
 #[derive(Debug)]
 pub struct Wire {
-    /// `None`: it belongs to another protocol now.
+    /// `None`: it is closed, or belongs to another protocol now.
     io: Option<BackendIo>,
+    /// Why the request has come to no end.
+    cut: Option<Cause>,
     cell: Arc<UpstreamCell>,
     /// What has come and was not looked at.
     buffer: BytesMut,
@@ -101,6 +103,7 @@ impl Wire {
         cell.backend.http().open();
         Self {
             io: Some(BackendIo::new(transport, Arc::clone(&cell))),
+            cut: None,
             cell,
             buffer: BytesMut::new(),
             head: HeadReader::default(),
@@ -125,13 +128,13 @@ impl Wire {
     fn is_idle(&self) -> bool {
         self.is_kept
             && matches!(self.answer, Answer::None)
-            && self.upload.is_none()
+            && !self.is_sending()
             && self.buffer.is_empty()
             && self.cell.severed().is_none()
     }
 
     /// Sends a request; returns the head of its answer. The rest of the request may still be on its
-    /// way then, see [`Self::is_uploading`].
+    /// way then, see [`Self::is_sending`].
     ///
     /// # Errors
     /// There is no answer; after [`SendError::Unsent`] the request is as it was.
@@ -184,8 +187,9 @@ impl Wire {
     }
 
     /// Whether some of the request is still to be sent.
-    pub fn is_uploading(&self) -> bool {
-        self.upload.is_some()
+    pub fn is_sending(&self) -> bool {
+        let is_written = self.out_sent == self.out.len() && self.data.is_empty();
+        self.upload.is_some() || !is_written || !self.tail.is_empty()
     }
 
     /// Sends what there is of the request. Ready when all of it was sent, or the backend takes no
@@ -207,6 +211,10 @@ impl Wire {
             match Pin::new(&mut upload.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => self.frame(frame),
                 Poll::Ready(Some(Err(BodyError(cause)))) => {
+                    // The backend must not take what it has for the whole, nor the client what it
+                    // gets.
+                    self.io = None;
+                    self.cut = Some(cause);
                     return Poll::Ready(Err(SendError::Client(cause)));
                 }
                 Poll::Ready(None) => {
@@ -341,6 +349,9 @@ impl Wire {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        if let Some(cause) = self.cut {
+            return Poll::Ready(Some(Err(cause)));
+        }
         loop {
             match self.next_frame() {
                 Err(violation) => {
