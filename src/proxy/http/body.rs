@@ -17,19 +17,13 @@ use tokio::time::Instant;
 use tokio::time::Sleep;
 
 use crate::cluster::Cause;
-use crate::config::ClusterConfig;
 use crate::protocol::http::hop;
+use crate::proxy::http::lease::Lease;
 use crate::proxy::http::link::Link;
-use crate::proxy::http::pool::Pool;
 use crate::proxy::http::record::Record;
 use crate::proxy::http::turn;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::http::upstream::Arriving;
-use crate::proxy::http::upstream::Sender;
-use crate::proxy::http::upstream::Upstream;
-use crate::proxy::http::wire::Wire;
-use crate::proxy::place::Place;
-use crate::proxy::transport::Transport;
 
 /// Why a body came to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,84 +212,6 @@ pub struct BackendBody {
     cut: Option<Cause>,
 }
 
-/// A place on a backend and a connection to it.
-#[derive(Debug)]
-pub struct Lease {
-    upstream: Option<Upstream>,
-    made_by: Arc<ClusterConfig>,
-    pool: Arc<Pool>,
-    /// Given back when the exchange is over.
-    place: Option<Place>,
-}
-
-impl Lease {
-    pub fn new(
-        upstream: Upstream,
-        made_by: Arc<ClusterConfig>,
-        pool: Arc<Pool>,
-        place: Place,
-    ) -> Self {
-        upstream.cell.take();
-        Self {
-            upstream: Some(upstream),
-            made_by,
-            pool,
-            place: Some(place),
-        }
-    }
-
-    pub fn upstream(&mut self) -> Option<&mut Upstream> {
-        self.upstream.as_mut()
-    }
-
-    /// The answer has ended: the connection may be used again.
-    fn give_back(&mut self) {
-        if let Some(upstream) = self.upstream.take() {
-            upstream.cell.rest();
-            self.pool.give_back(upstream, Arc::clone(&self.made_by));
-        }
-    }
-
-    /// What is left of an answer on the connection, if its length is known.
-    fn left(&self) -> Option<u64> {
-        match self.upstream.as_ref().map(|upstream| &upstream.sender) {
-            Some(Sender::One(Some(wire))) => wire.left(),
-            _ => Some(0),
-        }
-    }
-
-    fn wire(&mut self) -> Option<&mut Wire> {
-        match &mut self.upstream.as_mut()?.sender {
-            Sender::One(wire) => wire.as_deref_mut(),
-            Sender::Two(_) => None,
-        }
-    }
-
-    /// Takes the connection out of HTTP, with what the backend has said already, and the place.
-    pub fn into_tunnel(mut self) -> (Option<(Transport, Bytes)>, Option<Place>) {
-        let wire = match self.upstream.as_mut().map(|upstream| &mut upstream.sender) {
-            Some(Sender::One(wire)) => wire.take(),
-            _ => None,
-        };
-        let tunnel = wire.and_then(|wire| wire.into_transport());
-        (tunnel, self.place.take())
-    }
-
-    /// Takes the place out: the connection does not come back.
-    pub fn into_place(mut self) -> Option<Place> {
-        self.place.take()
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // Half an answer is on it: it cannot be used again.
-        if let Some(upstream) = self.upstream.take() {
-            upstream.cell.rest();
-        }
-    }
-}
-
 impl BackendBody {
     pub fn new(arriving: Arriving, timeout: Duration, lease: Lease) -> Self {
         Self {
@@ -322,9 +238,7 @@ impl BackendBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(cause))) => {
-                let severed = self.lease.upstream.as_ref();
-                let severed = severed.and_then(|upstream| upstream.cell.severed());
-                self.cut = Some(severed.unwrap_or(cause));
+                self.cut = Some(self.lease.severed().unwrap_or(cause));
                 // hyper forgets what it has not written when a body fails: first the client gets
                 // what there is.
                 cx.waker().wake_by_ref();

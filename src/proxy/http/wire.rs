@@ -5,41 +5,32 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::io::IoSlice;
-use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use bytes::Buf;
 use bytes::Bytes;
 use bytes::BytesMut;
-use http::HeaderName;
 use http::Method;
 use http::Request;
 use http::StatusCode;
-use hyper::body::Body;
 use hyper::body::Frame;
 use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWrite;
 
 use crate::cluster::Cause;
 use crate::net;
-use crate::protocol::http::message;
 use crate::protocol::http1::AnswerHead;
 use crate::protocol::http1::Asked;
 use crate::protocol::http1::BodyEnd;
 use crate::protocol::http1::ChunkReader;
-use crate::protocol::http1::Framing;
 use crate::protocol::http1::HeadReader;
 use crate::protocol::http1::Piece;
 use crate::protocol::http1::Violation;
-use crate::protocol::http1::encode;
 use crate::proxy::http::backend_io::BackendIo;
-use crate::proxy::http::body::BodyError;
 use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::outgoing::Outgoing;
 use crate::proxy::http::upstream::SendError;
 use crate::proxy::http::upstream_cell::UpstreamCell;
 use crate::proxy::transport::Transport;
@@ -65,26 +56,9 @@ pub struct Wire {
     head: HeadReader,
     asked: Asked,
     interim_answers: u32,
-    /// What goes out first: a head, the size of a chunk.
-    out: Vec<u8>,
-    out_sent: usize,
-    /// Then this.
-    data: Bytes,
-    /// And then this.
-    tail: &'static [u8],
-    upload: Option<Upload>,
+    outgoing: Outgoing,
     answer: Answer,
     is_kept: bool,
-}
-
-/// A request's body under way.
-#[derive(Debug)]
-struct Upload {
-    body: RequestBody,
-    framing: Framing,
-    announced: Vec<HeaderName>,
-    /// The head waits for the first piece of the body, if there is one.
-    has_begun: bool,
 }
 
 /// How far the answer has come.
@@ -109,11 +83,7 @@ impl Wire {
             head: HeadReader::default(),
             asked: Asked::default(),
             interim_answers: 0,
-            out: Vec::new(),
-            out_sent: 0,
-            data: Bytes::new(),
-            tail: &[],
-            upload: None,
+            outgoing: Outgoing::default(),
             answer: Answer::None,
             is_kept: true,
         }
@@ -159,27 +129,12 @@ impl Wire {
     }
 
     fn begin(&mut self, request: &mut Request<RequestBody>) {
-        let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
-        let (method, headers) = (request.method(), request.headers());
-        let upload = match body {
-            RequestBody::Empty => None,
-            body @ RequestBody::Client(_) => Some(Upload {
-                // The guards have seen that it is a length.
-                framing: encode::framing(message::content_length(headers).ok().flatten()),
-                announced: encode::announced(headers),
-                has_begun: false,
-                body,
-            }),
-        };
-        let framing = upload.as_ref().map(|upload| upload.framing);
-        self.out.clear();
-        self.out_sent = 0;
-        encode::head(&mut self.out, (method, request.uri()), headers, framing);
-        self.upload = upload;
+        let method = request.method();
         self.asked = Asked {
             is_head: method == Method::HEAD,
             is_connect: method == Method::CONNECT,
         };
+        self.outgoing.begin(request);
         self.answer = Answer::Head;
         self.interim_answers = 0;
         // Until the answer says so.
@@ -188,103 +143,25 @@ impl Wire {
 
     /// Whether some of the request is still to be sent.
     pub fn is_sending(&self) -> bool {
-        let is_written = self.out_sent == self.out.len() && self.data.is_empty();
-        self.upload.is_some() || !is_written || !self.tail.is_empty()
+        !self.outgoing.is_over()
     }
 
     /// Sends what there is of the request. Ready when all of it was sent, or the backend takes no
     /// more: its answer may be there all the same.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        loop {
-            let waits_for_body = self.upload.as_ref().is_some_and(|it| !it.has_begun);
-            if !waits_for_body {
-                ready!(self.poll_flush(cx)).map_err(|error| SendError::of(&error))?;
-                if self.io.as_ref().is_none_or(BackendIo::is_deaf) {
-                    self.upload = None;
-                    self.is_kept = false;
-                }
-            }
-            let Some(upload) = &mut self.upload else {
-                return Poll::Ready(Ok(()));
-            };
-            upload.has_begun = true;
-            match Pin::new(&mut upload.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => self.frame(frame),
-                Poll::Ready(Some(Err(BodyError(cause)))) => {
-                    // The backend must not take what it has for the whole, nor the client what it
-                    // gets.
-                    self.io = None;
-                    self.cut = Some(cause);
-                    return Poll::Ready(Err(SendError::Client(cause)));
-                }
-                Poll::Ready(None) => {
-                    if upload.framing == Framing::Chunked {
-                        self.tail = encode::LAST_CHUNK;
-                    }
-                    self.upload = None;
-                }
-                Poll::Pending if waits_for_body => {}
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-
-    /// Takes a part of the request's body.
-    fn frame(&mut self, frame: Frame<Bytes>) {
-        let Some(upload) = &self.upload else {
-            return;
-        };
-        let is_chunked = upload.framing == Framing::Chunked;
-        match frame.into_data() {
-            // An empty chunk would be the last one.
-            Ok(data) if data.is_empty() => {}
-            Ok(data) => {
-                if is_chunked {
-                    encode::chunk_size(&mut self.out, data.len());
-                    self.tail = encode::CHUNK_END;
-                }
-                self.data = data;
-            }
-            Err(frame) => {
-                if let (true, Ok(trailers)) = (is_chunked, frame.into_trailers()) {
-                    encode::trailers(&mut self.out, &trailers, &upload.announced);
-                    self.upload = None;
-                }
-            }
-        }
-    }
-
-    /// Writes everything that is to be written.
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(io) = &mut self.io else {
             return Poll::Ready(Ok(()));
         };
-        let mut io = Pin::new(io);
-        loop {
-            let out = &self.out[self.out_sent..];
-            let left = [out, &self.data, self.tail];
-            if left.iter().all(|it| it.is_empty()) {
-                self.out.clear();
-                self.out_sent = 0;
-                return io.poll_flush(cx);
-            }
-            let mut written = if left[1].is_empty() && left[2].is_empty() {
-                ready!(io.as_mut().poll_write(cx, out))?
-            } else {
-                let slices = left.map(IoSlice::new);
-                ready!(io.as_mut().poll_write_vectored(cx, &slices))?
-            };
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let of_out = written.min(out.len());
-            self.out_sent += of_out;
-            written -= of_out;
-            let of_data = written.min(self.data.len());
-            self.data.advance(of_data);
-            written -= of_data;
-            self.tail = &self.tail[written.min(self.tail.len())..];
+        let sent = ready!(self.outgoing.poll(io, cx));
+        if io.is_deaf() {
+            self.is_kept = false;
         }
+        if let Err(SendError::Client(cause)) = sent {
+            // The backend must not take what it has for the whole, nor the client what it gets.
+            self.io = None;
+            self.cut = Some(cause);
+        }
+        Poll::Ready(sent)
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, SendError>> {
