@@ -9,6 +9,10 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::frames;
+use crate::frames::PREFACE;
+use crate::frames::SETTINGS;
+use crate::frames::settings;
 use crate::harness::Plan;
 use crate::harness::Stage;
 use crate::harness::read_answer;
@@ -334,6 +338,21 @@ fn wait_until_parked(stage: &Stage, count: usize) {
         let is_parked = |it: &serde_json::Value| it["idle_seconds"].as_f64() >= Some(2.0);
         sessions.len() == count && sessions.iter().all(is_parked)
     });
+}
+
+/// It was put away as if it rested, just when it had begun to speak: its first request was lost.
+#[test]
+fn a_preface_that_comes_slowly_begins_a_connection_that_lasts() {
+    let backend = Recorder::named("a");
+    let stage = stage(&backend, "");
+    let mut client = frames::Client::silent(&stage);
+    let (first, rest) = PREFACE.split_at(10);
+    assert!(client.send(first));
+    wait_until_parked(&stage, 1);
+    assert!(client.send(rest));
+    assert!(client.send(&settings(&[])));
+    client.until(|frame| frame.kind == SETTINGS);
+    assert_eq!(client.get(1), 200);
 }
 
 /// The socket, its session and little else: what served the clients before is used again.

@@ -324,7 +324,7 @@ async fn serve_two(
         }
         match connection.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
-            Poll::Pending => stop(link, cx),
+            Poll::Pending => end(link, cx),
         }
     })
     .await;
@@ -374,11 +374,18 @@ fn two(limits: &HttpLimits, link: &Arc<Link>) -> http2::Builder<StreamExecutor> 
 
 /// Ready when the connection must end, or may be put away.
 fn stop<T>(link: &Link, cx: &mut Context<'_>) -> Poll<Option<T>> {
-    let is_idle = link.cell.take_park() && link.is_idle();
-    if is_idle || link.cell.severed(cx).is_some() {
-        return Poll::Ready(None);
+    match link.cell.take_park() && link.is_idle() {
+        true => Poll::Ready(None),
+        false => end(link, cx),
     }
-    Poll::Pending
+}
+
+/// Ready when the connection must end.
+fn end<T>(link: &Link, cx: &mut Context<'_>) -> Poll<Option<T>> {
+    match link.cell.severed(cx) {
+        Some(_) => Poll::Ready(None),
+        None => Poll::Pending,
+    }
 }
 
 /// Its last answer may still be on its way out; exchanges under way are cut off.

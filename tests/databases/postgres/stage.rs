@@ -129,7 +129,7 @@ impl Plan {
         // A recovery on a busy disk takes longer than most clients would wait.
         let hold = match self.failover.contains("hold:") {
             true => "",
-            false => "hold: {for: 60s}, ",
+            false => "hold: {for: 60s, max_sessions: 10000}, ",
         };
         let user = match ["user:", "kind:"]
             .iter()
