@@ -1,6 +1,7 @@
 //! One side of a session: plain TCP or TLS, a closed set.
 
 use std::io;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
@@ -110,6 +111,18 @@ impl AsyncWrite for Transport {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Client(tls) => Pin::new(tls).poll_write(cx, bytes),
             Self::Backend(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Client(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            Self::Backend(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
         }
     }
 

@@ -1,7 +1,9 @@
 //! A backend's bytes below HTTP, counted.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
@@ -11,6 +13,7 @@ use std::task::ready;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
+use tokio::task::unconstrained;
 
 use crate::proxy::http::upstream_cell::UpstreamCell;
 use crate::proxy::transport::Transport;
@@ -43,8 +46,10 @@ impl BackendIo {
     pub fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
-        let read = Pin::new(self).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
-        read.is_pending()
+        let mut this = Pin::new(self);
+        let read = poll_fn(|cx| this.as_mut().poll_read(cx, &mut ReadBuf::new(&mut byte)));
+        // A task whose share is used up is told that nothing has come, whatever has.
+        pin!(unconstrained(read)).poll(&mut cx).is_pending()
     }
 
     /// Says the end in TLS, as far as that needs no waiting.

@@ -84,11 +84,13 @@ pub struct ClientBody {
     left: u64,
     upload: Arc<Upload>,
     link: Arc<Link>,
+    /// Of HTTP/2.
+    is_stream: bool,
 }
 
 impl RequestBody {
     pub fn new(
-        incoming: Incoming,
+        (incoming, is_stream): (Incoming, bool),
         (timeout, max_bytes): (Duration, Option<u64>),
         record: &Record,
     ) -> Self {
@@ -101,6 +103,7 @@ impl RequestBody {
             left: max_bytes.unwrap_or(u64::MAX),
             upload: record.upload(),
             link: Arc::clone(record.link()),
+            is_stream,
         }))
     }
 }
@@ -155,11 +158,24 @@ impl ClientBody {
                 let cause = self.link.cause_of_cut_body();
                 Poll::Ready(Some(Err(BodyError(cause))))
             }
+            Poll::Ready(None) if self.is_cut() => {
+                let cause = self.link.cause_of_cut_body();
+                Poll::Ready(Some(Err(BodyError(cause))))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending if self.stall.poll_elapsed(cx) => {
                 Poll::Ready(Some(Err(BodyError(Cause::BodyTimeout))))
             }
             Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Whether its end is none. hyper says the same of a stream that its client has reset without
+    /// an error, and of a connection that was given up.
+    fn is_cut(&self) -> bool {
+        match self.is_stream {
+            true => !self.incoming.is_end_stream(),
+            false => self.link.is_gone(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +17,8 @@ use crate::cluster::Cause;
 use crate::proxy::http::upstream::Arriving;
 use crate::proxy::http::wire::Wire;
 
-/// A request whose answer is over has so much time to end.
-const MORE_TIME: Duration = Duration::from_secs(5);
+/// A request whose answer is over may stand still for so long.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads the rest of the answer while the rest of the request is sent. The connection is not used
 /// again.
@@ -32,27 +33,52 @@ async fn run(mut wire: Wire, pieces: mpsc::Sender<Result<Frame<Bytes>, Cause>>) 
         // Whoever wants the next piece has taken the last one.
         let mut free = pin!(pieces.reserve());
         let permit = poll_fn(|cx| {
-            // A request that fails ends the answer, too.
-            let _ = wire.poll_upload(cx);
+            // Whoever is gone has sent no whole request.
+            let is_over = pieces.is_closed() || wire.poll_severed(cx).is_ready();
+            if !is_over {
+                // A request that fails ends the answer, too.
+                let _ = wire.poll_upload(cx);
+            }
             free.as_mut().poll(cx)
         });
         let Ok(permit) = permit.await else {
             return;
         };
         let next = poll_fn(|cx| {
+            if pieces.is_closed() {
+                return Poll::Ready(None);
+            }
             let _ = wire.poll_upload(cx);
             wire.poll_frame(cx)
         });
         let next = tokio::select! {
-            next = next => next,
+            biased;
             () = pieces.closed() => return,
+            next = next => next,
         };
         let Some(next) = next else {
             break;
         };
         permit.send(next);
     }
+    if pieces.is_closed() {
+        return;
+    }
     drop(pieces);
-    let rest = poll_fn(|cx| wire.poll_upload(cx).map(drop));
-    let _ = timeout(MORE_TIME, rest).await;
+    send_rest(wire).await;
+}
+
+/// An answer may end before its request, of which the backend wants all the same.
+async fn send_rest(mut wire: Wire) {
+    loop {
+        let before = wire.sent_bytes();
+        let rest = poll_fn(|cx| match wire.poll_severed(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => wire.poll_upload(cx).map(drop),
+        });
+        let is_over = timeout(PATIENCE, rest).await.is_ok();
+        if is_over || wire.sent_bytes() == before {
+            return;
+        }
+    }
 }

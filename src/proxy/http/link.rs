@@ -59,6 +59,8 @@ pub struct Link {
     is_http_1_0: AtomicBool,
     /// The time for a head runs.
     is_head_timed: AtomicBool,
+    /// Nothing is read from the client any more: a body that has not ended is cut off.
+    is_gone: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -126,6 +128,7 @@ impl Link {
             is_between: AtomicBool::new(true),
             is_http_1_0: AtomicBool::new(false),
             is_head_timed: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -301,6 +304,15 @@ impl Link {
     /// Exchanges under way.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing is read from the client any more.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
+    pub fn set_gone(&self, is_gone: bool) {
+        self.is_gone.store(is_gone, Ordering::Relaxed);
     }
 
     pub fn set_upgrade(&self, upgrade: Upgrade) {

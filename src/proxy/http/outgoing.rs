@@ -15,6 +15,7 @@ use hyper::body::Body;
 use hyper::body::Frame;
 use tokio::io::AsyncWrite;
 
+use crate::cluster::Cause;
 use crate::protocol::http::message;
 use crate::protocol::http1::Framing;
 use crate::protocol::http1::encode;
@@ -24,7 +25,7 @@ use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::upstream::SendError;
 
 /// What is to be written, and where more comes from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outgoing {
     /// What goes out first: a head, the size of a chunk.
     out: Vec<u8>,
@@ -34,6 +35,8 @@ pub struct Outgoing {
     /// And then this.
     tail: &'static [u8],
     upload: Option<Upload>,
+    /// TLS may hold back what was written.
+    is_flushed: bool,
 }
 
 /// A request's body under way.
@@ -47,6 +50,17 @@ struct Upload {
 }
 
 impl Outgoing {
+    pub fn idle() -> Self {
+        Self {
+            out: Vec::new(),
+            out_sent: 0,
+            data: Bytes::new(),
+            tail: &[],
+            upload: None,
+            is_flushed: true,
+        }
+    }
+
     /// Takes a request's body, and writes its head down.
     pub fn begin(&mut self, request: &mut Request<RequestBody>) {
         let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
@@ -62,6 +76,7 @@ impl Outgoing {
             }),
         };
         let framing = self.upload.as_ref().map(|upload| upload.framing);
+        self.is_flushed = false;
         self.out.clear();
         self.out_sent = 0;
         encode::head(&mut self.out, (method, request.uri()), headers, framing);
@@ -69,8 +84,7 @@ impl Outgoing {
 
     /// Whether all of it was sent.
     pub fn is_over(&self) -> bool {
-        let is_written = self.out_sent == self.out.len() && self.data.is_empty();
-        self.upload.is_none() && is_written && self.tail.is_empty()
+        self.upload.is_none() && self.is_flushed
     }
 
     /// Sends what there is. Ready when all of it was sent, or the backend takes no more.
@@ -95,14 +109,23 @@ impl Outgoing {
             };
             upload.has_begun = true;
             match Pin::new(&mut upload.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => self.frame(frame),
+                Poll::Ready(Some(Ok(frame))) => {
+                    if !self.frame(frame) {
+                        return Poll::Ready(Err(SendError::Client(Cause::BadRequest)));
+                    }
+                }
                 Poll::Ready(Some(Err(BodyError(cause)))) => {
                     return Poll::Ready(Err(SendError::Client(cause)));
                 }
                 Poll::Ready(None) => {
-                    if upload.framing == Framing::Chunked {
-                        self.tail = encode::LAST_CHUNK;
+                    match upload.framing {
+                        Framing::Length(0) => {}
+                        Framing::Length(_) => {
+                            return Poll::Ready(Err(SendError::Client(Cause::BadRequest)));
+                        }
+                        Framing::Chunked => self.tail = encode::LAST_CHUNK,
                     }
+                    self.is_flushed = false;
                     self.upload = None;
                 }
                 Poll::Pending if waits_for_body => {}
@@ -111,29 +134,37 @@ impl Outgoing {
         }
     }
 
-    /// Takes a part of the request's body.
-    fn frame(&mut self, frame: Frame<Bytes>) {
-        let Some(upload) = &self.upload else {
-            return;
+    /// Takes a part of the request's body; `false`: there is more of it than the head says.
+    fn frame(&mut self, frame: Frame<Bytes>) -> bool {
+        let Some(upload) = &mut self.upload else {
+            return true;
         };
-        let is_chunked = upload.framing == Framing::Chunked;
+        self.is_flushed = false;
         match frame.into_data() {
             // An empty chunk would be the last one.
             Ok(data) if data.is_empty() => {}
             Ok(data) => {
-                if is_chunked {
-                    encode::chunk_size(&mut self.out, data.len());
-                    self.tail = encode::CHUNK_END;
+                match &mut upload.framing {
+                    Framing::Chunked => {
+                        encode::chunk_size(&mut self.out, data.len());
+                        self.tail = encode::CHUNK_END;
+                    }
+                    Framing::Length(left) => match left.checked_sub(data.len() as u64) {
+                        Some(rest) => *left = rest,
+                        None => return false,
+                    },
                 }
                 self.data = data;
             }
             Err(frame) => {
+                let is_chunked = upload.framing == Framing::Chunked;
                 if let (true, Ok(trailers)) = (is_chunked, frame.into_trailers()) {
                     encode::trailers(&mut self.out, &trailers, &upload.announced);
                     self.upload = None;
                 }
             }
         }
+        true
     }
 
     /// Writes everything that is to be written.
@@ -145,7 +176,11 @@ impl Outgoing {
             if left.iter().all(|it| it.is_empty()) {
                 self.out.clear();
                 self.out_sent = 0;
-                return io.poll_flush(cx);
+                if !self.is_flushed {
+                    ready!(io.poll_flush(cx))?;
+                    self.is_flushed = true;
+                }
+                return Poll::Ready(Ok(()));
             }
             let mut written = if left[1].is_empty() && left[2].is_empty() {
                 ready!(io.as_mut().poll_write(cx, out))?

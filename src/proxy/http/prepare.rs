@@ -126,7 +126,7 @@ pub fn prepare(
         return Err(Problem::TooLarge.into());
     }
     let limits = (config.limits.body_timeout, max_body);
-    let body = RequestBody::new(incoming, limits, record);
+    let body = RequestBody::new((incoming, parts.version == Version::HTTP_2), limits, record);
     let mut hop = hop::strip_request(&mut parts.headers).map_err(|_| Problem::BadRequest)?;
     hop.upgrade = hop.upgrade.filter(message::may_upgrade);
     let trusted = forwarded::is_trusted(&config.trusted, link.origin.client.ip());

@@ -254,6 +254,8 @@ async fn serve_one(
     }
     let is_unfinished =
         link.in_flight() > 0 || matches!(&done, Some(Err(error)) if error.is_user());
+    // hyper drops a body that is under way without a word.
+    link.set_gone(true);
     let parts = connection.into_parts();
     let io = parts.io.into_inner();
     if is_unfinished && link.is_http_1_0() {
@@ -267,7 +269,10 @@ async fn serve_one(
             let mut client = io.into_transport();
             Stopped::Ended(refuse(&mut client, link).await)
         }
-        None => Stopped::Idle(io.into_transport(), parts.read_buf.to_vec()),
+        None => {
+            link.set_gone(false);
+            Stopped::Idle(io.into_transport(), parts.read_buf.to_vec())
+        }
         Some(result) => match link.take_upgrade() {
             Some(upgrade) => Stopped::Upgraded(Box::new(Upgraded {
                 client: io.into_transport(),

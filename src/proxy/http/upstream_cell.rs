@@ -134,6 +134,10 @@ impl UpstreamCell {
         *self.lock_waiting() = None;
     }
 
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
     /// Counts bytes that came; right with one reader.
     pub fn note_received(&self, bytes: usize) {
         add(&self.received, bytes);

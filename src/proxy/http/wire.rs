@@ -40,8 +40,9 @@ const HEAD_READ_BYTES: usize = 8 << 10;
 /// Largest piece of an answer. A client with many streams has so many pieces here while it takes
 /// none.
 const BODY_READ_BYTES: usize = 16 << 10;
-/// Of these there are one or two, if any (RFC 9110, 15.2).
-const MAX_INTERIM_ANSWERS: u32 = 32;
+/// Of these there are one or two, if any (RFC 9110, 15.2); some backends send one each second while
+/// they work.
+const MAX_INTERIM_ANSWERS: u32 = 1000;
 
 /// One connection, for one exchange after the other.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ impl Wire {
             head: HeadReader::default(),
             asked: Asked::default(),
             interim_answers: 0,
-            outgoing: Outgoing::default(),
+            outgoing: Outgoing::idle(),
             answer: Answer::None,
             is_kept: true,
         }
@@ -99,6 +100,7 @@ impl Wire {
         self.is_kept
             && matches!(self.answer, Answer::None)
             && !self.is_sending()
+            && !self.io.as_ref().is_none_or(BackendIo::is_deaf)
             && self.buffer.is_empty()
             && self.cell.severed().is_none()
     }
@@ -153,9 +155,6 @@ impl Wire {
             return Poll::Ready(Ok(()));
         };
         let sent = ready!(self.outgoing.poll(io, cx));
-        if io.is_deaf() {
-            self.is_kept = false;
-        }
         if let Err(SendError::Client(cause)) = sent {
             // The backend must not take what it has for the whole, nor the client what it gets.
             self.io = None;
@@ -294,6 +293,16 @@ impl Wire {
             Answer::Length(left) => Some(left),
             _ => None,
         }
+    }
+
+    /// Why its exchanges were ended, as soon as they were.
+    pub fn poll_severed(&self, cx: &mut Context<'_>) -> Poll<Cause> {
+        self.cell.poll_severed(cx)
+    }
+
+    /// Bytes that went out so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.cell.sent_bytes()
     }
 
     /// The connection, and what has come on it, for another protocol.
