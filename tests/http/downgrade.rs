@@ -17,6 +17,9 @@ use crate::harness::Plan;
 use crate::harness::Stage;
 use crate::recorder::Recorder;
 use crate::recorder::field;
+use crate::recorder::ok;
+use crate::support::PATIENCE;
+use crate::support::wait_until;
 
 /// A name and the fields of a request, pseudo-headers included.
 type Head = (&'static str, Vec<(&'static str, &'static str)>);
@@ -146,6 +149,55 @@ fn heads_that_mean_two_things_reach_nobody() {
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     assert_eq!(backend.text(), "");
+}
+
+/// RFC 9113, 8.1 lets a server that needs no more of a request say so by a reset without an error.
+/// Clients say it, too, and their library takes it for the body's end.
+#[test]
+fn half_a_body_that_is_reset_without_an_error_never_looks_whole() {
+    let no_error = frame(RST_STREAM, 0, 1, &[0; 4]);
+    for is_early in [false, true] {
+        for length in [None, Some("101")] {
+            let backend = Recorder::scripted(move |head, connection| {
+                if is_early || head.starts_with("GET ") {
+                    connection.send(&ok("early"));
+                }
+                if !head.starts_with("GET ") {
+                    connection.read_to_end();
+                }
+            });
+            let stage = Plan::new(&[backend.addr()]).start();
+            let mut client = Client::new(&stage);
+            let length = length.map(|length| ("content-length", length));
+            let fields: Vec<_> = POST.into_iter().chain(length).collect();
+            // At once, and while the backend has it already.
+            for is_slow in [false, true] {
+                let begun = [open(1, &fields), data(1, b"half")].concat();
+                if is_slow {
+                    client = Client::new(&stage);
+                    client.send(&begun);
+                    wait_until(PATIENCE, "the body's begin", || {
+                        backend.text().contains("half")
+                    });
+                    client.send(&no_error);
+                } else {
+                    client.send(&[&begun[..], &no_error].concat());
+                }
+                let shown = format!("early: {is_early}, {length:?}, slow: {is_slow}");
+                let mut other = Client::new(&stage);
+                assert_eq!(other.get(1), 200, "{shown}");
+                wait_until(PATIENCE, "the end of the cut request", || {
+                    backend.open_requests() == 0
+                });
+                for bytes in backend.bytes() {
+                    let text = String::from_utf8_lossy(&bytes);
+                    assert!(!text.contains("half\r\n0\r\n"), "{shown}: {text}");
+                    let heads = text.matches(" HTTP/1.1\r\n").count();
+                    assert!(!text.starts_with("POST ") || heads == 1, "{shown}: {text}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
