@@ -18,6 +18,8 @@ pub struct Case {
     /// Runs the load through the proxy at the address; returns the operations.
     pub load: fn(SocketAddr) -> f64,
     pub splice: bool,
+    /// What Evergate follows; the others know nothing but bytes.
+    pub protocol: &'static str,
 }
 
 /// Whatever stands behind the proxies, for as long as the case runs.
@@ -44,6 +46,23 @@ pub fn all() -> Vec<Case> {
         backend,
         load,
         splice: false,
+        protocol: "tcp",
+    };
+    let session = |case: Case, name| Case {
+        name,
+        protocol: "postgres",
+        ..case
+    };
+    let prepared = || {
+        case("pgbench -S prepared, 16 clients, us", postgres, |proxy| {
+            let result = pgbench(proxy, &["-S", "-M", "prepared", "-c16", "-t1500"]);
+            assert!(result.complete, "{}", result.output);
+            result.transactions as f64
+        })
+    };
+    let rows = || Case {
+        cost: Cost::CpuMilliseconds,
+        ..case("large results, 4 clients, ms/GB", postgres, large_results)
     };
     let bulk = |name, load| Case {
         cost: Cost::CpuMilliseconds,
@@ -62,11 +81,10 @@ pub fn all() -> Vec<Case> {
             assert!(result.complete, "{}", result.output);
             f64::from(requests)
         }),
-        case("pgbench -S prepared, 16 clients, us", postgres, |proxy| {
-            let result = pgbench(proxy, &["-S", "-M", "prepared", "-c16", "-t1500"]);
-            assert!(result.complete, "{}", result.output);
-            result.transactions as f64
-        }),
+        prepared(),
+        session(prepared(), "the same, protocol: postgres, us"),
+        rows(),
+        session(rows(), "the same, protocol: postgres, ms/GB"),
         case("connection churn, us", echo, |proxy| {
             load::churn(proxy, 8_000)
         }),
@@ -79,6 +97,22 @@ pub fn all() -> Vec<Case> {
             ..case("idle connection, KiB", echo, |proxy| load::idle(proxy, 500))
         },
     ]
+}
+
+/// Gigabytes of rows.
+fn large_results(proxy: SocketAddr) -> f64 {
+    const TRANSACTIONS: u64 = 5;
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("rows.sql");
+    let query = "SELECT repeat('x', 8000) FROM generate_series(1, 2500);\n";
+    std::fs::write(&script, query).unwrap();
+    let count = TRANSACTIONS.to_string();
+    let result = pgbench(
+        proxy,
+        &["-c4", "-t", &count, "-f", script.to_str().unwrap()],
+    );
+    assert!(result.complete, "{}", result.output);
+    result.transactions as f64 * 2500.0 * 8000.0 / 1e9
 }
 
 fn redis() -> Backend {

@@ -51,7 +51,7 @@ fn measure(case: &Case, rounds: u64) {
     let backend = (case.backend)();
     let peers: Vec<_> = Peer::ALL
         .iter()
-        .map(|kind| kind.start(backend.address(), case.splice))
+        .map(|kind| kind.start(backend.address(), case))
         .collect();
     let mut figures = vec![Vec::new(); peers.len()];
     for round in 0..=rounds {

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::cases::Case;
 use crate::shared::proxy::Running;
 use crate::shared::proxy::evergate_binary;
 use crate::support::ports::free_addr;
@@ -20,23 +21,28 @@ pub enum Peer {
 impl Peer {
     pub const ALL: [Self; 3] = [Self::Evergate, Self::Haproxy, Self::Nginx];
 
-    pub fn start(self, backend: SocketAddr, splice: bool) -> Running {
+    pub fn start(self, backend: SocketAddr, case: &Case) -> Running {
         let dir = tempfile::tempdir().unwrap();
         let address = free_addr();
         let command = match self {
-            Self::Evergate => evergate(dir.path(), address, backend),
-            Self::Haproxy => haproxy(dir.path(), address, backend, splice),
+            Self::Evergate => evergate(dir.path(), (address, backend), case.protocol),
+            Self::Haproxy => haproxy(dir.path(), address, backend, case.splice),
             Self::Nginx => nginx(dir.path(), address, backend),
         };
         Running::start(command, address, dir)
     }
 }
 
-fn evergate(dir: &Path, address: SocketAddr, backend: SocketAddr) -> Vec<String> {
+fn evergate(
+    dir: &Path,
+    (address, backend): (SocketAddr, SocketAddr),
+    protocol: &str,
+) -> Vec<String> {
     let admin = free_addr();
     let text = format!(
         "version: 1\nworkers: 1\nadmin: {{bind: \"{admin}\"}}\n\
-         clusters:\n  c:\n    backends: [\"{backend}\"]\n\
+         clusters:\n  c:\n    protocol: {protocol}\n    health_check: {{kind: tcp}}\n    \
+         backends: [\"{backend}\"]\n\
          listeners:\n  l: {{bind: \"{address}\", cluster: c}}\n"
     );
     let file = dir.join("evergate.yaml");

@@ -19,6 +19,7 @@ use crate::config::Fallback;
 use crate::config::HashKey;
 use crate::config::Intent;
 use crate::config::MaxLag;
+use crate::config::Policy;
 use crate::report::SessionView;
 use crate::routing;
 use crate::routing::ClusterTable;
@@ -185,8 +186,36 @@ pub fn session(
             now,
         };
         add_pick(&mut shown, cluster, &request);
+        if !is_key_kept(cluster) {
+            forget_pick(&mut shown);
+        }
     }
     Ok(shown)
+}
+
+/// Whether a session still has what its cluster hashes: of its client it keeps the address.
+fn is_key_kept(cluster: &ClusterTable) -> bool {
+    let balance = &cluster.config.balance;
+    let is_hashed = matches!(balance.policy, Policy::ConsistentHash(_));
+    !is_hashed || matches!(balance.key, HashKey::ClientIp | HashKey::ClientIpPort)
+}
+
+/// Takes back what depends on a key that is not known.
+fn forget_pick(shown: &mut Value) {
+    shown["hash"] = Value::Null;
+    let mut names = Vec::new();
+    let backends = shown["backends"].as_array_mut();
+    for backend in backends.into_iter().flatten() {
+        if backend["standing"] == "picked" || backend["standing"] == "eligible" {
+            backend["standing"] = "eligible".into();
+            backend["reason"] = "the key may lead to it".into();
+            names.push(backend["name"].clone());
+        }
+    }
+    if shown["outcome"]["action"] == "pick" {
+        let text = "the client goes where its key leads, which a session does not keep: ask for the client";
+        shown["outcome"] = json!({ "action": "unknown", "backends": names, "text": text });
+    }
 }
 
 /// What is to become of a session on this backend.

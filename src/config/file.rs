@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de;
 use serde::de::DeserializeSeed;
 use serde::de::MapAccess;
@@ -50,7 +51,10 @@ pub(super) fn parse(text: &str, file: usize) -> Result<Node, SyntaxError> {
         depth: 0,
     };
     seed.deserialize(serde_yaml::Deserializer::from_str(text))
-        .map_err(|error| syntax_error(&error, walk.failure))
+        .map_err(|error| match walk.failure {
+            None if error.to_string().contains("more than one document") => after_document(text),
+            failure => syntax_error(&error, failure),
+        })
 }
 
 /// Line and column (1-based) of a node of a text that was parsed before.
@@ -99,8 +103,6 @@ fn syntax_error(error: &serde_yaml::Error, failure: Option<String>) -> SyntaxErr
         let text = text.replacen(&place, "", 1);
         if text.contains("repetition limit") {
             TOO_MANY_ALIASES.to_owned()
-        } else if text.contains("more than one document") {
-            "more than one document; remove the `---` between them".to_owned()
         } else {
             format!("not valid YAML: {text}")
         }
@@ -110,6 +112,44 @@ fn syntax_error(error: &serde_yaml::Error, failure: Option<String>) -> SyntaxErr
         line,
         column,
     }
+}
+
+/// What is wrong with text that goes on after its document: the YAML crate does not tell where.
+fn after_document(text: &str) -> SyntaxError {
+    if let Some(line) = second_document(text) {
+        return SyntaxError {
+            message: "more than one document; remove the `---` between them".to_owned(),
+            line,
+            column: 1,
+        };
+    }
+    // What follows is no document either, and the crate says why not.
+    let rest = serde_yaml::Deserializer::from_str(text).nth(1);
+    match rest.map(de::IgnoredAny::deserialize) {
+        Some(Err(error)) => syntax_error(&error, None),
+        Some(Ok(_)) | None => SyntaxError {
+            message: "more than one document".to_owned(),
+            line: 0,
+            column: 0,
+        },
+    }
+}
+
+/// The line of the `---` that begins the second document. At the start of a line nothing else may
+/// look like it (YAML 1.2, chapter 9.1).
+fn second_document(text: &str) -> Option<usize> {
+    let mut began = false;
+    for (index, line) in text.lines().enumerate() {
+        let rest = line.strip_prefix("---");
+        let marks = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
+        if marks && began {
+            return Some(index + 1);
+        }
+        // Comments and directives come before the first document.
+        let waits = line.trim().is_empty() || line.trim_start().starts_with('#');
+        began |= marks || !(waits || line.starts_with('%'));
+    }
+    None
 }
 
 /// Numbers the nodes of a document, and fails at the one that is looked for.

@@ -122,6 +122,8 @@ pub struct BackendState {
     pub role: Role,
     pub role_cause: Cause,
     pub role_since: Instant,
+    /// Since when it is known that another was promoted after it.
+    replaced_since: Option<Instant>,
     /// One for each limit of the listeners, and since when it is as it is.
     gates: Vec<(LagGate, Instant)>,
     /// Its lag; unknown before the first measurement.
@@ -165,6 +167,7 @@ impl BackendState {
             role: Role::Unknown,
             role_cause: Cause::Started,
             role_since: now.instant,
+            replaced_since: None,
             gates: Vec::new(),
             measured: Lag::default(),
             fates: None,
@@ -300,6 +303,11 @@ impl BackendState {
         self.role = role;
         self.role_cause = cause;
         true
+    }
+
+    /// Notes whether another was promoted after it, and since when that is known.
+    pub fn note_replaced(&mut self, since: Option<Instant>) {
+        self.replaced_since = since.map(|since| self.replaced_since.unwrap_or(since));
     }
 
     /// It has claimed to be primary against the authority for less than this.

@@ -23,11 +23,8 @@ use crate::control::backend::BackendState;
 use crate::control::backend::Identity;
 use crate::control::backend::Moment;
 use crate::control::backend::fate;
-use crate::control::evidence::Authority;
 use crate::control::failover::AppointError;
 use crate::control::failover::Candidate;
-use crate::control::failover::Decision;
-use crate::control::failover::Failover;
 use crate::control::failover::Memory;
 use crate::control::happening::Scene;
 use crate::control::happening::Sight;
@@ -35,6 +32,8 @@ use crate::control::happening::Watch;
 use crate::control::lag::Lag;
 use crate::control::lag::LagClock;
 use crate::control::outlier::Outliers;
+use crate::control::roles::MAX_CONTRADICTION;
+use crate::control::roles::Roles;
 use crate::routing::BackendEntry;
 use crate::routing::BackendHandle;
 use crate::routing::ClusterHandle;
@@ -43,11 +42,6 @@ use crate::tls::TlsConnector;
 /// Spreading of the first probes and bound on fast probing: 2,000 a second and
 /// cluster cost a fraction of a core.
 const PROBE_SPACING: Duration = Duration::from_micros(500);
-
-/// A backend that begins to claim to be primary has perhaps been promoted, and the authority
-/// says so in a moment: Sentinel notices within a second and tells the others within two
-/// more. One that claims for longer is a stray, and nobody is asked in haste because of it.
-const MAX_CONTRADICTION: Duration = Duration::from_secs(5);
 
 /// One cluster and its backends, in the order of the configuration.
 #[derive(Debug)]
@@ -71,65 +65,6 @@ pub struct ClusterState {
     pub is_watched: bool,
     /// What has happened to it.
     pub watch: Watch,
-}
-
-/// Who is what, in a cluster whose health check tells roles.
-#[derive(Debug)]
-pub struct Roles {
-    failover: Failover,
-    /// What the authority has said last; `None` without one and when it is silent.
-    pub authority: Option<Authority>,
-    /// The first decision waits for what the authority says, or for its silence.
-    pub awaits_authority: bool,
-    pub is_split_brain: bool,
-    /// Since when the authority's leader is doubted.
-    doubted_since: Option<Instant>,
-    /// The memory has to be saved before the next table is published.
-    pub unsaved: bool,
-}
-
-impl Roles {
-    pub fn new(memory: Memory) -> Self {
-        Self {
-            failover: Failover::new(memory),
-            authority: None,
-            awaits_authority: false,
-            is_split_brain: false,
-            doubted_since: None,
-            unsaved: false,
-        }
-    }
-
-    /// An authority that insists for this long is right, whoever was promoted by whomever.
-    fn doubts_leader(&self, now: Instant) -> bool {
-        let doubted = |since| now.saturating_duration_since(since) < MAX_CONTRADICTION;
-        self.doubted_since.is_none_or(doubted)
-    }
-
-    fn note_doubts(&mut self, decision: &Decision, now: Instant) {
-        let contradicts = |role: &(Role, Cause)| {
-            [
-                (Role::Fenced, Cause::AwaitingYield),
-                (Role::Fenced, Cause::NotLeader),
-            ]
-            .contains(role)
-        };
-        self.doubted_since = decision
-            .roles
-            .iter()
-            .any(contradicts)
-            .then(|| self.doubted_since.unwrap_or(now));
-    }
-
-    pub fn memory(&self) -> &Memory {
-        self.failover.memory()
-    }
-
-    /// What the authority says from now on; `None`: it is silent.
-    pub fn hear(&mut self, authority: Option<Authority>) {
-        self.authority = authority;
-        self.awaits_authority = false;
-    }
 }
 
 impl ClusterState {
@@ -165,6 +100,7 @@ impl ClusterState {
             // Nearly always so already.
             for state in &mut self.backends {
                 self.changed |= state.set_role(Role::Unknown, Cause::Started, now);
+                state.note_replaced(None);
             }
             self.note_split_brain(false);
             return Vec::new();
@@ -178,15 +114,7 @@ impl ClusterState {
         }
         let judged = self.backends.iter().filter(|state| state.is_judged());
         let candidates: Vec<Candidate> = judged.map(BackendState::candidate).collect();
-        let doubts = self.roles.doubts_leader(now.instant);
-        self.roles.failover.doubt_leader(doubts);
-        let authority = self.roles.authority.as_ref();
-        let decision = self
-            .roles
-            .failover
-            .decide(&candidates, authority, last_started);
-        self.roles.note_doubts(&decision, now.instant);
-        self.roles.unsaved |= decision.memory_changed;
+        let decision = self.roles.decide(&candidates, last_started, now.instant);
         // Also when nobody's role changes: a restart must not forget what was seen.
         self.changed |= decision.memory_changed;
         self.note_split_brain(decision.is_split_brain);
@@ -203,6 +131,7 @@ impl ClusterState {
             };
             let (role, cause) = role.unwrap_or(unchecked);
             self.changed |= state.set_role(role, cause, now);
+            state.note_replaced(self.roles.replaced_since(&state.handle.name));
         }
         let fresh = decision.wants_fresh.into_iter();
         fresh.filter_map(|index| ids.get(index).copied()).collect()
@@ -212,12 +141,10 @@ impl ClusterState {
     ///
     /// # Errors
     /// It cannot be the primary.
-    pub fn appoint(&mut self, backend: &str) -> Result<(), AppointError> {
+    pub fn appoint(&mut self, backend: &str, now: Instant) -> Result<(), AppointError> {
         let judged = self.backends.iter().filter(|state| state.is_judged());
         let candidates: Vec<Candidate> = judged.map(BackendState::candidate).collect();
-        self.roles.failover.appoint(backend, &candidates)?;
-        self.roles.unsaved = true;
-        Ok(())
+        self.roles.appoint(backend, &candidates, now)
     }
 
     fn note_split_brain(&mut self, is_split_brain: bool) {
@@ -373,34 +300,29 @@ impl ClusterState {
         let takes = |it: &BackendState| takes_new_sessions(it.tracker.health(), it.admin);
         let nobody = !self.backends.iter().any(takes);
         let panicking = self.config.failover.panic == Panic::TryAll && nobody;
-        let primary = self.backends.iter().find(|it| it.role == Role::Primary);
-        let since = primary.map(|primary| (primary.handle.id, primary.role_since));
         for state in &mut self.backends {
-            let replaced = since.filter(|(id, _)| *id != state.handle.id);
-            let replaced = replaced.map(|(_, since)| since);
-            state.settle_fates(panicking && state.is_candidate(), replaced);
+            state.settle_fates(panicking && state.is_candidate());
         }
     }
 
-    /// Another one is written to: nobody goes on to write where a removed backend was, or at
-    /// the address that a name had before.
+    /// Another one is written to, or was promoted: nobody goes on to write where a removed backend
+    /// was, or at the address that a name had before.
     pub fn settle_retired(&self, retired: &HashMap<Identity, Arc<BackendHandle>>) {
         let mut states = self.backends.iter();
-        let Some(primary) = states.find(|it| it.role == Role::Primary) else {
-            return;
-        };
-        let address = primary.identity().map(|it| it.address);
+        let primary = states.find(|it| it.role == Role::Primary);
+        let identity = primary.and_then(BackendState::identity);
+        let address = identity.map(|it| it.address);
         let cluster = &self.config.name;
         let others = retired.iter().filter(|(identity, _)| {
             // The same server may only have another name now.
             identity.cluster == *cluster && Some(identity.address) != address
         });
-        for (_, handle) in others {
-            handle.set_fate_of_writes(fate(
-                self.config.failover.on_fenced,
-                primary.role_since,
-                Cause::BackendFenced,
-            ));
+        for (identity, handle) in others {
+            let since = primary.map(|primary| primary.role_since);
+            if let Some(since) = since.or(self.roles.replaced_since(&identity.backend)) {
+                let on_fenced = self.config.failover.on_fenced;
+                handle.set_fate_of_writes(fate(on_fenced, since, Cause::BackendFenced));
+            }
         }
     }
 }

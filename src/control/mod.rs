@@ -25,6 +25,7 @@ mod plane;
 mod probe;
 mod publish;
 mod recorder;
+mod roles;
 mod schedule;
 #[cfg(test)]
 mod seeds;

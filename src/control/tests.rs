@@ -3,11 +3,13 @@
 use super::*;
 use crate::cluster::Cause;
 use crate::cluster::Health;
+use crate::config::CheckKind;
 use crate::config::Host;
 use crate::config::Intent;
 use crate::control::fixtures::backend;
 use crate::control::fixtures::cluster;
 use crate::control::fixtures::config;
+use crate::control::probe::MAX_COMMANDS;
 use crate::report;
 use crate::routing::Admission;
 use crate::routing::Fate;
@@ -143,6 +145,45 @@ async fn an_unresolvable_name_neither_stops_the_start_nor_the_other_backends() {
             health(table, 0) == Health::Up && unresolved.cause == Cause::Unresolved
         })
         .await;
+}
+
+/// Each is a process: backends by the hundred must not fill the machine.
+#[tokio::test]
+async fn checks_that_are_commands_run_only_so_many_at_once() {
+    const BACKENDS: u16 = 40;
+    const RARE: Duration = Duration::from_secs(3600);
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
+    std::fs::create_dir(place.join("running")).unwrap();
+    // Each counts itself and those beside it.
+    let script = format!(
+        "cd {} && : > running/$EVERGATE_BACKEND && set -- running/* && echo $# >> counts && \
+         sleep 0.5; rm running/$EVERGATE_BACKEND",
+        place.display()
+    );
+    let ports: Vec<u16> = (1..=BACKENDS).collect();
+    let mut config = on_loopback(&ports);
+    let check = &mut config.clusters[0].health_check;
+    check.kind = CheckKind::Exec {
+        command: ["/bin/sh", "-c", &script].map(String::from).into(),
+    };
+    (check.interval, check.fast_interval) = (RARE, RARE);
+    check.timeout = Duration::from_secs(60);
+    let running = running();
+
+    running.apply(config).await;
+
+    running
+        .until("all up", |table| {
+            let mut backends = table.clusters["a"].backends.iter();
+            backends.all(|backend| backend.health == Health::Up)
+        })
+        .await;
+    let counts = std::fs::read_to_string(place.join("counts")).unwrap();
+    let counts: Vec<usize> = counts.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(counts.len(), usize::from(BACKENDS));
+    let most = *counts.iter().max().unwrap();
+    assert!((2..=MAX_COMMANDS).contains(&most), "{most} at once");
 }
 
 #[tokio::test]

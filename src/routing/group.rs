@@ -17,6 +17,7 @@ use crate::config::Intent;
 use crate::config::Panic;
 use crate::routing::balance::Balancer;
 use crate::routing::balance::Member;
+use crate::routing::balance::Pick;
 use crate::routing::balance::Scale;
 use crate::routing::balance::View;
 use crate::routing::entry::BackendEntry;
@@ -24,10 +25,6 @@ use crate::routing::entry::Exclusion;
 use crate::routing::handle::BackendHandle;
 use crate::routing::handle::ConnectionGuard;
 use crate::routing::table::PickRequest;
-
-/// Picks that may lose their place to another worker before the session queues.
-/// Each loss means that another session was served, so more of them only burn time.
-const MAX_RACES: usize = 8;
 
 /// The share of its weight that a returning backend has at once: with less, a cluster
 /// of few sessions would hardly find out that it is well.
@@ -90,15 +87,16 @@ impl Group {
         request: &PickRequest<'_>,
         slow_start: Duration,
     ) -> Option<(usize, ConnectionGuard)> {
-        for _ in 0..MAX_RACES {
-            let chosen = self.select(key, cursor, random, request, slow_start)?;
-            let place = &self.places[chosen];
-            // Lost against another worker: the backend is full now, and the next pick sees it.
-            if let Some(guard) = place.handle.acquire(place.max_connections) {
+        loop {
+            let pick = self.select(key, cursor, random, request, slow_start)?;
+            let place = &self.places[pick.member];
+            let max = place.max_connections.into_iter().chain(pick.bound).min();
+            // Else lost against another worker, whose session was served: the next pick sees it.
+            // To give up would say that everybody is full, and only this backend was.
+            if let Some(guard) = place.handle.acquire(max) {
                 return Some((place.backend, guard));
             }
         }
-        None
     }
 
     /// As [`Self::pick`], but takes no place.
@@ -110,8 +108,8 @@ impl Group {
         request: &PickRequest<'_>,
         slow_start: Duration,
     ) -> Option<usize> {
-        let chosen = self.select(key, cursor, random, request, slow_start)?;
-        Some(self.places[chosen].backend)
+        let pick = self.select(key, cursor, random, request, slow_start)?;
+        Some(self.places[pick.member].backend)
     }
 
     fn select(
@@ -121,16 +119,16 @@ impl Group {
         random: &mut fastrand::Rng,
         request: &PickRequest<'_>,
         slow_start: Duration,
-    ) -> Option<usize> {
+    ) -> Option<Pick> {
         let mut view = GroupView {
             places: &self.places,
             request,
             slow_start,
             takes_suspects: false,
         };
-        let chosen = self.balancer.pick(key, cursor, random, &view);
-        if chosen.is_some() || !self.places.iter().any(|it| it.handle.is_suspected()) {
-            return chosen;
+        let pick = self.balancer.pick(key, cursor, random, &view);
+        if pick.is_some() || !self.places.iter().any(|it| it.handle.is_suspected()) {
+            return pick;
         }
         // Perhaps it lives, and there is nobody else.
         view.takes_suspects = true;

@@ -21,6 +21,7 @@ use crate::tls::collect;
 use crate::tls::files::Files;
 use crate::tls::printable;
 use crate::tls::settings;
+use crate::tls::stream::Socket;
 use crate::tls::versions;
 
 /// A listener's certificates and rules, loaded and checked. Cheap to clone.
@@ -49,7 +50,7 @@ impl TlsAcceptor {
     /// The client's side of the connection, or what is wrong with its handshake or certificate.
     pub async fn accept(&self, client: TcpStream) -> io::Result<ClientTls> {
         tokio_rustls::TlsAcceptor::from(Arc::clone(&self.server))
-            .accept(client)
+            .accept(Socket(client))
             .await
             .map(Tls)
             .map_err(printable)

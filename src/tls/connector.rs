@@ -33,6 +33,7 @@ use crate::tls::collect;
 use crate::tls::files::Files;
 use crate::tls::printable;
 use crate::tls::settings;
+use crate::tls::stream::Socket;
 use crate::tls::versions;
 
 /// A cluster's rules for TLS to its backends, loaded and checked. Cheap to clone.
@@ -101,7 +102,7 @@ impl TlsConnector {
             }
         };
         tokio_rustls::TlsConnector::from(Arc::clone(client))
-            .connect(name, stream)
+            .connect(name, Socket(stream))
             .await
             .map(Tls)
             .map_err(printable)

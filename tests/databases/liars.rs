@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use crate::patroni::expect_few_errors;
+use crate::patroni::expect_one_error_each;
 use crate::patroni::file_with;
 use crate::patroni::names;
 use crate::support::Watchdog;
@@ -229,5 +229,5 @@ fn a_rest_api_that_lies_decides_nothing() {
     let switched = workload.finish().verdict(cluster.leader().addr());
     switched.expect_intact();
     println!("switchover: {switched}");
-    expect_few_errors(&switched);
+    expect_one_error_each(&switched);
 }

@@ -43,7 +43,7 @@ clusters:
       hold: {{for: 25s, max_sessions: 100}}
       authority: {{kind: patroni, port: {port}}}
 listeners:
-  writes: {{bind: \"{bind}\", cluster: orders, role: primary, protocol: tcp}}
+  writes: {{bind: \"{bind}\", cluster: orders, role: primary}}
 "
     )
 }
@@ -109,40 +109,56 @@ fn without_etcd_the_primary_of_failsafe_mode_is_written_to_all_the_while() {
     assert_eq!(cluster.leader().timeline(), 1);
 }
 
+/// The listener of [`file`], and one that relays bytes unseen.
+fn file_with_both(cluster: &PatroniCluster, bind: SocketAddr, bytes: SocketAddr) -> String {
+    let listener = "cluster: orders, role: primary, protocol: tcp";
+    let text = file(cluster, bind);
+    format!("{text}  bytes: {{bind: \"{bytes}\", {listener}}}\n")
+}
+
 #[test]
 fn writes_follow_patronis_leader() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let cluster = PatroniCluster::start();
-    let bind = free_addr();
-    let evergate = Evergate::start(&file(&cluster, bind));
+    let (bind, bytes) = (free_addr(), free_addr());
+    let evergate = Evergate::start(&file_with_both(&cluster, bind, bytes));
     let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.addr()).collect();
     names(&evergate, cluster.node(0).addr());
-    let workload = Workload::through(Dialect::Postgres, bind).start();
+    let start = |address, table| {
+        let launch = Workload::through(Dialect::Postgres, address).table(table);
+        let workload = launch.writers(4).start();
+        workload.wait_for_writes(100);
+        workload
+    };
+    let workload = start(bind, "planned");
+    let unseen = start(bytes, "planned_bytes");
     let oracle = OracleWriter::start(Dialect::Postgres, &nodes);
-    workload.wait_for_writes(100);
 
     // Planned.
     cluster.switch_over_to(cluster.node(1));
     workload.wait_for_writes(100);
+    unseen.wait_for_writes(100);
     names(&evergate, cluster.node(1).addr());
-    let (planned, baseline) = (workload.finish(), oracle.finish());
     let primary = cluster.leader().addr();
+    let unseen = unseen.finish().verdict(primary);
+    let (planned, baseline) = (workload.finish(), oracle.finish());
     let (planned, baseline) = (planned.verdict(primary), baseline.verdict(primary));
     planned.expect_intact();
+    unseen.expect_intact();
     println!(
         "switchover: {planned}; added {:?}",
         planned.added_outage(&baseline)
     );
-    expect_few_errors(&planned);
+    expect_one_error_each(&planned);
+    expect_few_errors(&unseen);
 
     // The machine of the leader dies.
     cluster.wait_until_complete();
-    let launch = Workload::through(Dialect::Postgres, bind).table("more");
-    let workload = launch.start();
-    workload.wait_for_writes(100);
+    let (workload, unseen) = (start(bind, "dead"), start(bytes, "dead_bytes"));
     let dead = cluster.kill_leader();
     cluster.expire_the_leader();
     workload.wait_for_writes(100);
+    unseen.wait_for_writes(100);
     let next = cluster.leader();
     assert_ne!(next.name(), dead.name());
     names(&evergate, next.addr());
@@ -151,16 +167,46 @@ fn writes_follow_patronis_leader() {
     dead.start();
     cluster.wait_until_complete();
     workload.wait_for_writes(100);
-    let unplanned = workload.finish().verdict(cluster.leader().addr());
-    unplanned.expect_none_doubled();
-    println!("kill: {unplanned}");
-    expect_few_errors(&unplanned);
+    let primary = cluster.leader().addr();
+    let (killed, unseen) = (workload.finish(), unseen.finish());
+    let (killed, unseen) = (killed.verdict(primary), unseen.verdict(primary));
+    killed.expect_none_doubled();
+    unseen.expect_none_doubled();
+    println!("kill: {killed}");
+    expect_one_error_each(&killed);
+    expect_few_errors(&unseen);
+
+    // It stands still, loses its lock, and goes on when another one leads.
+    let workload = start(bind, "frozen");
+    let frozen = cluster.leader();
+    frozen.freeze();
+    cluster.expire_the_leader();
+    workload.wait_for_writes(100);
+    let next = cluster.leader();
+    assert_ne!(next.name(), frozen.name());
+    names(&evergate, next.addr());
+    frozen.thaw();
+    cluster.wait_until_complete();
+    workload.wait_for_writes(100);
+    let thawed = workload.finish().verdict(cluster.leader().addr());
+    thawed.expect_none_doubled();
+    println!("freeze: {thawed}");
+    expect_one_error_each(&thawed);
+}
+
+/// Who reads the protocol tells no client more than that its session has ended: once for each of
+/// the four writers, and never a new one.
+#[track_caller]
+pub fn expect_one_error_each(verdict: &Verdict) {
+    assert_eq!(verdict.read_only_errors, 0, "{verdict}");
+    assert!(verdict.failed_statements <= 4, "{verdict}");
+    assert_eq!(verdict.failed_connections, 0, "{verdict}");
 }
 
 /// A `tcp` listener relays what a server says that has begun to shut down a moment ago: each of
 /// the four writers may come back to it once or twice before Evergate has heard.
 #[track_caller]
-pub fn expect_few_errors(verdict: &Verdict) {
+fn expect_few_errors(verdict: &Verdict) {
     assert_eq!(verdict.read_only_errors, 0, "{verdict}");
     assert!(verdict.failed_statements <= 4, "{verdict}");
     assert!(verdict.failed_connections <= 8, "{verdict}");

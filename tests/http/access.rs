@@ -1,19 +1,29 @@
 //! Who may come in (class 30), and what is written of every request (class 40).
 
 use std::fs;
+use std::fs::File;
 use std::io::Read;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::Plan;
+use crate::harness::Stage;
 use crate::harness::read_answer;
 use crate::harness::status;
 use crate::recorder::Recorder;
 use crate::support::PATIENCE;
+use crate::support::process::run;
 use crate::support::wait_for;
 use crate::support::wait_until;
+use crate::world::Client;
 
 const ASK: &[u8] = b"GET /x HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
 
@@ -117,6 +127,92 @@ fn a_renamed_log_file_is_opened_again_on_sighup() {
     assert_eq!(status(&stage.raw(ASK)), 200);
     lines(1, || read(&path));
     assert_eq!(read(&old).lines().count(), 2);
+}
+
+fn logging_to(backend: &Recorder, path: &Path) -> Plan {
+    let keys = format!("http: {{access_log: {{path: '{}'}}}}", path.display());
+    Plan::new(&[backend.addr()]).listener(&keys)
+}
+
+fn dropped(stage: &Stage) -> usize {
+    let dropped = stage
+        .evergate
+        .metric("evergate_access_log_dropped_total", &[]);
+    dropped.unwrap() as usize
+}
+
+fn fifo(dir: &Path) -> PathBuf {
+    let path = dir.join("access.fifo");
+    run(&["mkfifo", path.to_str().unwrap()]);
+    path
+}
+
+#[test]
+fn a_full_disk_costs_the_lines_and_no_request() {
+    const ASKED: usize = 200;
+    let backend = Recorder::named("a");
+    let stage = logging_to(&backend, Path::new("/dev/full")).start();
+    let mut client = Client::connect(stage.addr).unwrap();
+    for _ in 0..ASKED {
+        assert_eq!(client.get("/x").unwrap().status, 200);
+    }
+    wait_until(PATIENCE, "each line is dropped", || {
+        dropped(&stage) == ASKED
+    });
+}
+
+/// It holds so many lines, and so many wait in memory; each further one is dropped and counted.
+#[test]
+fn a_fifo_that_nobody_reads_costs_lines_and_no_request() {
+    let backend = Recorder::named("a");
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(dir.path());
+    let plan = logging_to(&backend, &path);
+    // Lines of 1 KiB and more, for there to be fewer.
+    let long = "x".repeat(1000);
+    let stage = plan.start();
+    let mut client = Client::connect(stage.addr).unwrap();
+    let mut asked = 0;
+    wait_until(PATIENCE, "a line is dropped", || {
+        for _ in 0..100 {
+            assert_eq!(client.get(&format!("/{long}")).unwrap().status, 200);
+            asked += 1;
+        }
+        dropped(&stage) > 0
+    });
+    stage.evergate.reload(&plan.yaml(stage.addr));
+    assert_eq!(client.get("/last").unwrap().status, 200);
+    asked += 1;
+
+    let read = Arc::<Mutex<String>>::default();
+    let text = Arc::clone(&read);
+    thread::spawn(move || {
+        let (mut file, mut buffer) = (File::open(path).unwrap(), vec![0; 64 << 10]);
+        while let Ok(count @ 1..) = file.read(&mut buffer) {
+            let more = std::str::from_utf8(&buffer[..count]).unwrap();
+            text.lock().unwrap().push_str(more);
+        }
+    });
+    let told = || read.lock().unwrap().lines().count();
+    wait_until(PATIENCE, "each line is read or dropped", || {
+        told() + dropped(&stage) == asked
+    });
+    lines(told(), || read.lock().unwrap().clone());
+}
+
+#[test]
+fn a_fifo_that_is_full_does_not_keep_the_process_from_ending() {
+    let backend = Recorder::named("a");
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(dir.path());
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(nonblock);
+    let mut open = options.open(&path).unwrap();
+    while open.write_all(&[b'x'; 4096]).is_ok() {}
+    let mut stage = logging_to(&backend, &path).start();
+    assert_eq!(status(&stage.raw(ASK)), 200);
+    assert_eq!(stage.evergate.stop(PATIENCE).code(), Some(0));
 }
 
 #[test]

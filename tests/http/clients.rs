@@ -1,10 +1,20 @@
 //! Clients that people use: no limit on abuse is in their way.
 
+use evergate::config::CertificatePair;
+
 use crate::frames::Client;
 use crate::harness::Plan;
+use crate::pki::Authority;
 use crate::recorder::Recorder;
 use crate::recorder::ok;
+use crate::support::PATIENCE;
+use crate::support::ports::free_addr;
 use crate::support::process::output_of;
+use crate::support::process::run;
+use crate::support::wait_until;
+use crate::support::webserver::Nginx;
+use crate::world::CHECK;
+use crate::world::stage;
 
 #[test]
 fn h2load_nghttp_and_curl_are_no_flood() {
@@ -50,4 +60,53 @@ fn h2load_nghttp_and_curl_are_no_flood() {
         .metric("evergate_sessions_ended_total", &labels);
     assert_eq!(floods.unwrap_or(0.0), 0.0);
     assert_eq!(Client::new(&stage).get(1), 200);
+}
+
+/// Fifty clients of HTTP/1.1 that never rest, for three seconds; what wrk says of them.
+fn hurry(url: &str) -> String {
+    // Its own patience of two seconds is for machines that never stall.
+    run(&["wrk", "-t1", "-c50", "-d3s", "--timeout", "30s", url])
+}
+
+/// `listener`: keys that make `scheme` of it.
+#[track_caller]
+fn assert_every_request_of_wrk_is_answered(scheme: &str, listener: &str) {
+    let web = free_addr();
+    let server = format!(
+        "keepalive_requests 1000000; server {{ listen {web}; \
+         location / {{ return 200 'answer of a real server'; }} }}"
+    );
+    let nginx = Nginx::http(&server, web);
+    let stage = stage(&[web], CHECK, listener);
+    let said = hurry(&format!("{scheme}://{}/load", stage.addr));
+    // Both lines are there only when there was one.
+    assert!(!said.contains("Non-2xx"), "{said}");
+    assert!(!said.contains("Socket errors"), "{said}");
+    let requests = said.split(" requests in ").next().unwrap();
+    let requests = requests.rsplit([' ', '\n']).next().unwrap();
+    let requests: usize = requests.parse().unwrap_or_else(|_| panic!("{said}"));
+    assert!(requests > 0, "{said}");
+    wait_until(PATIENCE, "the server's log has all of them", || {
+        nginx.access_log().matches("GET /load ").count() >= requests
+    });
+}
+
+#[test]
+fn every_request_of_wrk_is_answered() {
+    assert_every_request_of_wrk_is_answered("http", "");
+}
+
+#[test]
+fn every_request_of_wrk_is_answered_over_tls() {
+    let authority = Authority::new("servers");
+    let CertificatePair {
+        cert_file,
+        key_file,
+    } = authority.issue("server", &["a.test"]);
+    let tls = format!(
+        "tls: {{cert_file: '{}', key_file: '{}'}}",
+        cert_file.display(),
+        key_file.display()
+    );
+    assert_every_request_of_wrk_is_answered("https", &tls);
 }

@@ -27,6 +27,7 @@ mod outliers;
 #[allow(dead_code, reason = "another test binary needs the rest")]
 #[path = "../tls/pki.rs"]
 mod pki;
+mod pools;
 mod recorder;
 mod reloads;
 mod requests;

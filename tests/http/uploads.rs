@@ -1,8 +1,11 @@
 //! Bodies on their way to a backend: one that stops reading, one that has heard enough, one that
 //! wants to be asked first, and other framing on its side.
 
+use std::io::ErrorKind;
+use std::io::Read;
 use std::io::Write;
 use std::net::Shutdown;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -37,6 +40,9 @@ use crate::world::stage;
 
 /// More than all buffers on the way hold.
 const LARGE: usize = 48 << 20;
+/// Bodies that drip: much longer than their route allows.
+const DROPS: u32 = 400;
+const PAUSE: Duration = Duration::from_millis(100);
 const LIMITS: &str = "http: {body_timeout: 1s}";
 
 fn put(length: usize, more: &str) -> String {
@@ -153,6 +159,72 @@ fn an_upload_of_a_client_that_stops_sending_is_408() {
     two.send(&[open(1, &POST), data(1, b"half ")].concat());
     let answer = two.until(|frame| frame.kind == HEADERS);
     assert_eq!(answer.status(), Some(408));
+}
+
+/// Class 12: each byte begins `body_timeout` anew; only the route's `timeout` goes on.
+#[test]
+fn an_upload_that_drips_ends_with_the_timeout_of_its_route() {
+    let backend = Recorder::named("a");
+    let route = "routes: [{path: /x, cluster: web, timeout: 6s}]";
+    let stage = once(&backend, &format!("http: {{body_timeout: 3s}}, {route}"));
+    let chunked = put(LARGE, "").replace(
+        &format!("Content-Length: {LARGE}"),
+        "Transfer-Encoding: chunked",
+    );
+    let stage = &stage;
+    thread::scope(|scope| {
+        for (head, byte) in [(put(LARGE, ""), "x"), (chunked, "1\r\nx\r\n")] {
+            scope.spawn(move || {
+                let mut client = stage.connect();
+                client.write_all(head.as_bytes()).unwrap();
+                let mut drip = client.try_clone().unwrap();
+                scope.spawn(move || {
+                    let mut drops = 0..DROPS;
+                    while drops.next().is_some() && drip.write_all(byte.as_bytes()).is_ok() {
+                        thread::sleep(PAUSE);
+                    }
+                });
+                let head = read_head(&mut client).to_ascii_lowercase();
+                assert_eq!(status(&head), 504, "{head}");
+                assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+                // The proxy closes: a reset is an end, too.
+                if let Err(error) = client.read_to_end(&mut Vec::new()) {
+                    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+                }
+            });
+        }
+        scope.spawn(|| runtime().block_on(drip_over_http_2(stage.addr)));
+    });
+    // One connection is good, and kept.
+    wait_until(PATIENCE, "the ends at the backend", || {
+        backend.open_requests() == 1
+    });
+    assert!(!backend.text().contains("0\r\n\r\n"));
+}
+
+/// The connection stays.
+async fn drip_over_http_2(addr: SocketAddr) {
+    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let (sender, connection) = client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut ready = sender.ready().await.unwrap();
+    let put = Request::put("http://a.test/x").body(()).unwrap();
+    let (response, mut send) = ready.send_request(put, false).unwrap();
+    tokio::spawn(async move {
+        for _ in 0..DROPS {
+            if send.send_data(Bytes::from_static(b"x"), false).is_err() {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    });
+    let response = tokio::time::timeout(PATIENCE, response).await.unwrap();
+    assert_eq!(response.unwrap().status(), 504);
+    let mut ready = ready.ready().await.unwrap();
+    let get = Request::get("http://a.test/x").body(()).unwrap();
+    let (response, _) = ready.send_request(get, true).unwrap();
+    let response = tokio::time::timeout(PATIENCE, response).await.unwrap();
+    assert_eq!(response.unwrap().status(), 200);
 }
 
 #[test]

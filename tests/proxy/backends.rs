@@ -269,6 +269,24 @@ fn a_trickling_tls_handshake_is_given_up_for_another_backend() {
     evergate.wait_for_metric("evergate_backend_connect_errors_total", &errors, 1.0);
 }
 
+/// The next check is due in an hour; what a session sees makes it come now.
+#[test]
+fn a_backend_that_ends_a_session_early_is_checked_at_once() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let (closing, listens) = (Backend::start(Behaviour::Close), free_addr());
+    let checks = "health_check: {interval: 1h, timeout: 20s}";
+    let evergate = Evergate::start(&file(listens, &plain(&[closing.addr()]), &[checks]));
+    let checks = || {
+        let checks = evergate.metric("evergate_health_checks_total", &[]);
+        checks.unwrap_or(0.0)
+    };
+    assert_eq!(checks(), 1.0);
+
+    assert_eq!(rest(&mut connect(listens)), b"");
+
+    wait_until(PATIENCE, "another check", || checks() > 1.0);
+}
+
 /// B24: hundreds wait for one backend; it gets them at a pace, and each is served.
 #[test]
 fn a_returning_backend_is_not_stampeded() {

@@ -216,7 +216,8 @@ fn a_dead_backend_keeps_its_sessions_when_told_to() {
     }
 }
 
-/// The check asks another port, which dies while the session's own lives on.
+/// The check asks another port, which dies while the session's own lives on. The session is
+/// older than two tables.
 fn session_of_a_dead_backend(on_dead: &str) -> (Evergate, TcpStream, Backend) {
     let (backend, mut checked) = (Backend::echo(), Backend::echo());
     let listens = free_addr();
@@ -226,9 +227,13 @@ fn session_of_a_dead_backend(on_dead: &str) -> (Evergate, TcpStream, Backend) {
         &format!("health_check: {{port: {port}, interval: 200ms, timeout: 200ms}}"),
     ];
     let keys = keys.map(String::as_str);
-    let evergate = Evergate::start(&file(listens, &plain(&[backend.addr()]), &keys));
+    let yaml = |weight| file(listens, &[(backend.addr(), weight)], &keys);
+    let evergate = Evergate::start(&yaml("weight: 1"));
     let mut session = connect(listens);
     echoes(&mut session, b"hello").unwrap();
+    evergate.reload(&yaml("weight: 2"));
+    evergate.reload(&yaml("weight: 3"));
+    echoes(&mut session, b"hello again").unwrap();
     checked.kill(End::Rst);
     wait_up(&evergate, "a", false);
     (evergate, session, backend)

@@ -34,6 +34,7 @@ use crate::support::limits::raise_open_files;
 use crate::support::ports::free_addr;
 use crate::support::process::output_of;
 use crate::support::process::run;
+use crate::support::talk::rest;
 use crate::support::wait_until;
 use crate::talk::connect;
 use crate::talk::downs;
@@ -42,6 +43,7 @@ use crate::talk::round_trip;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const FAST_CHECKS: &str = ", health_check: {interval: 200ms}";
+const REJECTED: &str = "evergate_listener_connections_rejected_total";
 /// A line for each session.
 const DEBUG_LOG: &str = "log: {format: json, level: debug}\n";
 
@@ -113,12 +115,48 @@ fn without_descriptors_accepting_pauses_and_goes_on() {
         round_trip(&mut connect(listen)).is_ok()
     });
     let reason = [("reason", "out_of_resources")];
-    let counted = evergate.metric("evergate_listener_connections_rejected_total", &reason);
+    let counted = evergate.metric(REJECTED, &reason);
     assert!(counted > Some(0.0), "{counted:?}");
     let pauses = evergate.log_lines().into_iter();
     let pauses = pauses.filter(|line| line.contains("accepting is paused"));
     assert!(pauses.count() < 300);
     assert_eq!(downs(&evergate), Vec::<String>::new());
+}
+
+/// R1: a shell's soft limit is low; what counts is what the machine allows.
+#[test]
+fn as_many_descriptors_may_be_open_as_the_hard_limit_says() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let echo = Backend::echo();
+    let evergate = Evergate::with(&file(free_addr(), &[echo.addr()], FAST_CHECKS, ""))
+        .inside(&["prlimit", "--nofile=64:4096"])
+        .start();
+    assert_eq!(evergate.metric("process_max_fds", &[]), Some(4096.0));
+}
+
+/// R1: the limit of the process counts the clients of all its listeners.
+#[test]
+fn whoever_comes_to_a_full_process_is_closed_at_once() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let echo = Backend::echo();
+    let (one, other) = (free_addr(), free_addr());
+    let yaml = file(one, &[echo.addr()], FAST_CHECKS, "")
+        + &format!("  m: {{bind: \"{other}\", cluster: c}}\nmax_connections: 2\n");
+    let evergate = Evergate::start(&yaml);
+    let (mut first, mut second) = (connect(one), connect(other));
+    round_trip(&mut first).unwrap();
+    round_trip(&mut second).unwrap();
+
+    assert_eq!(rest(&mut connect(one)), b"");
+
+    let full = [("reason", "process_full")];
+    evergate.wait_for_metric(REJECTED, &full, 1.0);
+    round_trip(&mut first).unwrap();
+    round_trip(&mut second).unwrap();
+    drop(first);
+    wait_until(PATIENCE, "a free place", || {
+        round_trip(&mut connect(one)).is_ok()
+    });
 }
 
 /// R2

@@ -540,7 +540,8 @@ fn an_outage_is_not_amplified_by_those_who_wait() {
 fn failing_sessions_do_not_multiply_probes() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let (closing, listens) = (Backend::start(Behaviour::Close), free_addr());
-    let evergate = Evergate::start(&file(listens, &plain(&[closing.addr()]), &[]));
+    let check = "health_check: {fast_interval: 50ms}";
+    let evergate = Evergate::start(&file(listens, &plain(&[closing.addr()]), &[check]));
     let probes = || {
         evergate
             .metric("evergate_health_checks_total", &[])
@@ -563,7 +564,8 @@ fn a_refusing_service_with_a_passing_check_is_not_stormed() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let (healthy, refusing) = (Backend::echo(), RefusingPort::new());
     let listens = free_addr();
-    let check = format!("health_check: {{port: {}}}", healthy.addr().port());
+    let port = healthy.addr().port();
+    let check = format!("health_check: {{port: {port}, fast_interval: 50ms}}");
     let hold = "failover: {hold: {for: 50s, max_sessions: 1000}}";
     let addrs = plain(&[refusing.addr()]);
     let evergate = Evergate::start(&file(listens, &addrs, &[&check, hold]));

@@ -42,6 +42,8 @@ use crate::support::wait_until;
 
 const LASTS: Duration = Duration::from_secs(20);
 const EVERY: Duration = Duration::from_millis(10);
+/// A machine that is slower than that takes longer than [`LASTS`].
+const RELOADS: u64 = 2_000;
 const STREAMS: u64 = 200;
 /// Of those, as many through TLS.
 const TLS_STREAMS: u64 = 20;
@@ -195,14 +197,14 @@ fn blow(evergate: &Evergate, files: &Files) -> (u64, Footprint) {
     let started = Instant::now();
     let mut middle = None;
     let mut turn = 0;
-    while started.elapsed() < LASTS {
+    while turn < RELOADS || started.elapsed() < LASTS {
         turn += 1;
         evergate.write_file(&files.turn(turn));
         if turn % 10 == 0 {
             evergate.signal(Signal::HUP);
         }
         reload(&socket).unwrap_or_else(|error| panic!("reload {turn}: {error}"));
-        if middle.is_none() && started.elapsed() > LASTS / 2 {
+        if middle.is_none() && turn >= RELOADS / 2 && started.elapsed() > LASTS / 2 {
             middle = Some(Footprint::of(evergate));
         }
         let next = started + EVERY * u32::try_from(turn).unwrap();
@@ -214,6 +216,7 @@ fn blow(evergate: &Evergate, files: &Files) -> (u64, Footprint) {
 /// What was seen of one storm.
 #[derive(Debug)]
 struct Storm {
+    lasted: Duration,
     reloads: u64,
     tables: f64,
     before: Footprint,
@@ -262,11 +265,14 @@ fn rage(evergate: &Evergate, files: &Files, config: &Arc<ClientConfig>, tally: &
                 tally.fail("a new session", &error);
             }
         });
+        let started = Instant::now();
         let (reloads, middle) = blow(evergate, files);
+        let lasted = started.elapsed();
         evergate.reload(&files.turn(0));
         let after = Footprint::of(evergate);
         let tables = generation(evergate) - first;
         Storm {
+            lasted,
             reloads,
             tables,
             before,
@@ -278,7 +284,7 @@ fn rage(evergate: &Evergate, files: &Files, config: &Arc<ClientConfig>, tally: &
 
 impl Storm {
     fn expect_every_reload_published(&self) {
-        assert!(self.reloads > 200, "no storm on this machine");
+        assert!(self.reloads >= RELOADS, "no storm");
         let published = self.tables >= self.reloads as f64;
         assert!(published, "not every reload was published");
     }
@@ -321,7 +327,7 @@ fn expect_nothing_severed_or_rejected(evergate: &Evergate) {
 /// C5
 #[test]
 fn a_hundred_reloads_a_second_break_no_session_and_leak_nothing() {
-    let _watchdog = Watchdog::bites_after(Duration::from_secs(150));
+    let _watchdog = Watchdog::bites_after(Duration::from_secs(240));
     let (a, b, c) = (Backend::echo(), Backend::echo(), Backend::echo());
     let authority = Authority::new("ca");
     let pair = authority.issue("live", &["db.test"]);
@@ -344,8 +350,9 @@ fn a_hundred_reloads_a_second_break_no_session_and_leak_nothing() {
 
     let bytes = tally.streamed_bytes.load(Ordering::Relaxed);
     let fresh = tally.fresh.load(Ordering::Relaxed);
+    let lasted = storm.lasted;
     println!(
-        "{STREAMS} streams moved {bytes} bytes, {fresh} new sessions in {LASTS:?}: {storm:#?}"
+        "{STREAMS} streams moved {bytes} bytes, {fresh} new sessions in {lasted:?}: {storm:#?}"
     );
     let failures = tally.failures.into_inner().unwrap();
     assert_eq!(failures, [""; 0], "{} broken", failures.len());

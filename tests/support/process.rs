@@ -27,6 +27,8 @@ use rustix::process::kill_process_group;
 
 use super::wait_for;
 
+/// Between two looks at a process's memory: a look takes some microseconds.
+const MEMORY_EVERY: Duration = Duration::from_millis(1);
 /// A killed process that is not gone after this hangs in the kernel.
 const END_OF_DESCENDANTS: Duration = Duration::from_secs(5);
 
@@ -125,6 +127,26 @@ impl Process {
         let kilobytes = line.expect("RssAnon in /proc/PID/status");
         let kilobytes = kilobytes.trim().trim_end_matches(" kB");
         kilobytes.parse::<u64>().unwrap() * 1024
+    }
+
+    /// The most that [`Self::rss_bytes`] tells while `work` is done and right after it.
+    pub fn peak_rss_bytes<T>(&self, work: impl FnOnce() -> T) -> (T, u64) {
+        let (working, done) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let watching = scope.spawn(move || {
+                let mut peak = 0;
+                loop {
+                    let waited = done.recv_timeout(MEMORY_EVERY);
+                    peak = peak.max(self.rss_bytes());
+                    if waited != Err(mpsc::RecvTimeoutError::Timeout) {
+                        return peak;
+                    }
+                }
+            });
+            let worked = work();
+            drop(working);
+            (worked, watching.join().unwrap())
+        })
     }
 
     /// User and system time since its start, in steps of 10 ms.

@@ -212,6 +212,32 @@ fn a_client_s_hashed_startup_parameter_is_explained() {
     }
 }
 
+/// Went wrong once: the address was taken for the key, and a backend named that the client would
+/// not go to.
+#[test]
+fn a_session_whose_key_is_not_kept_is_not_told_where_it_would_go() {
+    for (key, action) in [
+        ("client_ip", "pick"),
+        ("user", "unknown"),
+        ("database", "unknown"),
+        ("'startup:app'", "unknown"),
+    ] {
+        let table = table_with(&format!(
+            "protocol: postgres\n    balance: {{policy: consistent_hash, hash: {{key: {key}}}}}"
+        ));
+        let view = session(2);
+        let told = explain::session(&table, &[view], 2, Instant::now()).unwrap();
+        assert_eq!(told["outcome"]["action"], action, "{key}: {told}");
+        assert_eq!(told["hash"].is_null(), action == "unknown", "{key}");
+        let standing = if action == "pick" {
+            "picked"
+        } else {
+            "eligible"
+        };
+        assert_eq!(told["backends"][0]["standing"], standing, "{key}");
+    }
+}
+
 #[tokio::test]
 async fn incidents_are_limited() {
     let api = start(None);

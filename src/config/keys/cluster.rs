@@ -128,7 +128,7 @@ pub(in crate::config) static HEALTH_CHECK: Section = Section {
         key(
             "fast_interval",
             Kind::Duration(1, HOUR),
-            From("50ms, or `interval` if that is shorter"),
+            From("25ms, or `interval` if that is shorter"),
             "Interval while no backend is eligible, and after hard evidence of a failure.",
         ),
         key(

@@ -21,7 +21,7 @@ use crate::config::values::Wrong;
 
 /// Fast enough to find a failure within the figures that Evergate promises, slow enough for the
 /// backend's log and processor.
-const DEFAULT_FAST_INTERVAL: Duration = Duration::from_millis(50);
+const DEFAULT_FAST_INTERVAL: Duration = Duration::from_millis(25);
 /// Below the default interval, so that a probe ends before the next one is due.
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(800);
 

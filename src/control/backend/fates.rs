@@ -15,12 +15,11 @@ use crate::routing::Fates;
 
 impl BackendState {
     /// Tells the sessions what becomes of them. `panicking`: nobody in the
-    /// cluster is healthy and sessions are routed all the same. `replaced`: since when
-    /// another one is primary.
-    pub fn settle_fates(&mut self, panicking: bool, replaced: Option<Instant>) {
+    /// cluster is healthy and sessions are routed all the same.
+    pub fn settle_fates(&mut self, panicking: bool) {
         let fates = Fates {
             all: self.fate_of_all(panicking),
-            writes: self.fate_of_writes(replaced),
+            writes: self.fate_of_writes(),
             lagging: self.fates_of_lagging(),
             ends_refused: self.ends_refused(),
         };
@@ -29,9 +28,7 @@ impl BackendState {
 
     fn fate_of_all(&self, panicking: bool) -> Fate {
         let severs = self.target.cluster.failover.on_dead == OnDead::Sever;
-        // It ends its sessions itself, or lets them finish (a smart shutdown of PostgreSQL).
-        let is_alive = self.tracker.cause() == Cause::ShuttingDown;
-        if self.tracker.health() == Health::Down && severs && !panicking && !is_alive {
+        if self.tracker.health() == Health::Down && severs && !panicking && !self.is_alive() {
             Fate::Sever {
                 cause: Cause::BackendDead,
             }
@@ -44,6 +41,18 @@ impl BackendState {
             }
         } else {
             Fate::Serve
+        }
+    }
+
+    /// It is down for new sessions only.
+    fn is_alive(&self) -> bool {
+        match self.tracker.cause() {
+            // It ends its sessions itself, or lets them finish (a smart shutdown of PostgreSQL).
+            Cause::ShuttingDown => true,
+            // Its sessions are so many that no health check gets in. If it was replaced, it would
+            // not be heard while they are there, and what they write is lost.
+            Cause::TooManyConnections => self.replaced_since.is_none(),
+            _ => false,
         }
     }
 
@@ -67,15 +76,15 @@ impl BackendState {
     }
 
     /// Of one whose role is not known, nothing speaks against its sessions, until another
-    /// is primary: it may still take writes, and nobody else would have them.
-    fn fate_of_writes(&self, replaced: Option<Instant>) -> Fate {
+    /// is promoted: it may still take writes, and nobody else would have them.
+    fn fate_of_writes(&self) -> Fate {
         // One session's error condemns nobody else's; the probe that it has asked for may.
-        if self.quarantined.is_some() && replaced.is_none() {
+        if self.quarantined.is_some() && self.replaced_since.is_none() {
             return Fate::Serve;
         }
         let failover = &self.target.cluster.failover;
         let since = self.role_since;
-        match (self.role, replaced) {
+        match (self.role, self.replaced_since) {
             (Role::Primary, _) | (Role::Unknown, None) => Fate::Serve,
             (Role::Replica, _) => fate(failover.on_demoted, since, Cause::BackendDemoted),
             (Role::Fenced, _) => fate(failover.on_fenced, since, Cause::BackendFenced),

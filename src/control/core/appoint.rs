@@ -26,7 +26,7 @@ impl Core {
             let kind = "the health check of this cluster tells no roles: nobody is its primary";
             return Err(CommandError::Refused(kind.to_owned()));
         }
-        let appointed = state.appoint(backend);
+        let appointed = state.appoint(backend, now.instant);
         appointed.map_err(|error| CommandError::Refused(error.to_string()))?;
         let id = state.backends[position].handle.id;
         info!(cluster, backend, cause = %Cause::AdminCommand, "primary appointed");

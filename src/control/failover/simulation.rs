@@ -164,6 +164,7 @@ struct World {
     primary: Option<usize>,
     /// The last one that was written to.
     established: Option<usize>,
+    had: Had,
     /// It was written to since the start, and has not been gone since; or nothing decides.
     is_live: bool,
     /// The highest timeline that was ever delivered.
@@ -185,6 +186,7 @@ impl World {
             saved: serde_json::to_string(&Memory::default()).unwrap(),
             primary: None,
             established: None,
+            had: Had::default(),
             is_live: false,
             highest_seen: 0,
             log: Vec::new(),
@@ -319,11 +321,13 @@ impl World {
             if let Some(before) = before {
                 let before = &candidates[before];
                 let is_outlived = !self.is_live && is_below(before, self.highest_seen);
-                let may_go_on = has_yielded(before) || is_outlived;
+                let may_go_on =
+                    has_yielded(before) || is_outlived || self.had.is_missing_in(before);
                 assert!(may_go_on, "{} still writes", before.name);
                 self.tally.failovers += 1;
             }
-            self.established = Some(primary);
+            let is_same = self.established.replace(primary) == Some(primary);
+            self.had.note(is_same, candidates[primary].evidence);
             self.is_live = true;
         }
         let roles = decision.roles.iter();
@@ -354,6 +358,38 @@ pub fn has_yielded(candidate: &Candidate) -> bool {
 /// It is on a lower timeline than this.
 pub fn is_below(candidate: &Candidate, timeline: u32) -> bool {
     matches!(candidate.evidence, Evidence::Postgres(it) if it.timeline < timeline)
+}
+
+/// What the one that is written to had when that began, and with its first write since.
+#[derive(Debug, Clone, Default)]
+pub struct Had {
+    evidence: Evidence,
+    has_own_write: bool,
+}
+
+impl Had {
+    pub fn note(&mut self, is_same: bool, evidence: &Evidence) {
+        let (Evidence::MySql(now), Evidence::MySql(had)) = (evidence, &self.evidence) else {
+            self.evidence = evidence.clone();
+            return;
+        };
+        let goes_on = is_same && mysql::covers(now, had);
+        let has_written = goes_on && now.gtid_set != had.gtid_set;
+        if !goes_on || has_written && !self.has_own_write {
+            self.evidence = evidence.clone();
+            self.has_own_write = has_written;
+        }
+    }
+
+    /// It was made anew from another history, and is another database under the same name.
+    pub fn is_missing_in(&self, candidate: &Candidate) -> bool {
+        match (candidate.evidence, &self.evidence) {
+            (Evidence::MySql(now), Evidence::MySql(had)) => {
+                !had.gtid_set.is_empty() && !mysql::covers(now, had)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The cause explains the role.

@@ -16,6 +16,7 @@ use crate::config::Panic;
 use crate::control::backend::BackendState;
 use crate::control::core::Core;
 use crate::control::evidence::Evidence;
+use crate::control::failover::simulation::Had;
 use crate::control::failover::simulation::has_yielded;
 use crate::control::failover::simulation::is_below;
 use crate::control::health::is_proof;
@@ -46,6 +47,7 @@ pub struct Checks {
     target: Option<Target>,
     /// Who was written to last, whether or not anybody is now.
     established: Option<BackendId>,
+    had: Had,
     /// It has not been gone since.
     is_live: bool,
     /// When the last table was published.
@@ -111,6 +113,8 @@ impl Checks {
         };
         let was_live = std::mem::replace(&mut self.is_live, true);
         let before = self.established.replace(primary.handle.id);
+        let had = self.had.clone();
+        self.had.note(before == self.established, &primary.evidence);
         let Some(before) = before.filter(|before| *before != primary.handle.id) else {
             return false;
         };
@@ -119,7 +123,7 @@ impl Checks {
         if let Some(before) = before.map(|it| it.candidate()) {
             let highest = self.highest.map_or(0, |(timeline, _)| timeline);
             let is_outlived = !was_live && is_below(&before, highest);
-            let may_go_on = has_yielded(&before) || is_outlived;
+            let may_go_on = has_yielded(&before) || is_outlived || had.is_missing_in(&before);
             assert!(may_go_on, "{} still writes", before.name);
         }
         true
@@ -215,8 +219,9 @@ impl Checks {
         };
         assert!(is_known, "{entry:?}");
         assert!(entry.role != Role::Primary || entry.health == Health::Up);
-        // In panic there is no rule for whom else the sessions should go to.
+        // In panic there is no rule for whom else the sessions should go to. Who is full may live.
         let dies = entry.health == Health::Down
+            && entry.cause != Cause::TooManyConnections
             && setup.on_dead == OnDead::Sever
             && setup.panic == Panic::Fail;
         let is_severed = matches!(entry.handle.fate(Intent::ANY), Fate::Sever { .. });
@@ -273,8 +278,7 @@ impl Checks {
         }
         let bound = MAX_PUBLISH_DELAY + SWEEP;
         let is_old = |since: Instant| now > since + bound;
-        if !is_removed
-            && let Some((highest, since)) = self.highest
+        if let Some((highest, since)) = self.highest
             && self
                 .heard
                 .values()

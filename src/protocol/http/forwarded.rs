@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
-use std::ops::Range;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -47,19 +46,37 @@ pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
+/// What was written for the last request of a connection: the next one nearly always says the same.
+#[derive(Debug, Default)]
+pub struct Written(Option<Box<Element>>);
+
+impl Written {
+    fn element(&mut self, arrival: &Arrival<'_>) -> &Element {
+        self.0.take_if(|element| !element.is_of(arrival));
+        self.0
+            .get_or_insert_with(|| Box::new(Element::new(arrival)))
+    }
+}
+
 /// Writes the fields for the backend and returns the client's address: the peer's, or where it is
-/// trusted the last one that no trusted proxy has.
-pub fn apply(headers: &mut HeaderMap, arrival: &Arrival<'_>, trusted: &[IpNet]) -> IpAddr {
+/// trusted the last one that no trusted proxy has. `written`: of requests before this one.
+pub fn apply(
+    headers: &mut HeaderMap,
+    arrival: &Arrival<'_>,
+    trusted: &[IpNet],
+    written: &mut Written,
+) -> IpAddr {
     // Once instead of again and again.
     headers.reserve(MAX_FIELDS);
     let peer = arrival.peer.to_canonical();
+    let element = written.element(arrival);
     if !is_trusted(trusted, peer) {
         remove_claims(headers);
-        replace(headers, arrival, peer);
+        replace(headers, element);
         return peer;
     }
     let client = client(headers, peer, trusted);
-    append(headers, arrival, peer);
+    append(headers, element);
     client
 }
 
@@ -93,29 +110,27 @@ fn is_claim(name: &HeaderName) -> bool {
     }
 }
 
-fn replace(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    let element = Element::new(arrival, peer);
-    insert(headers, &X_FORWARDED_FOR, element.peer());
-    set_proto(headers, arrival);
-    set_host(headers, &element);
-    set_port(headers, arrival);
-    insert(headers, &FORWARDED, element.text);
+fn replace(headers: &mut HeaderMap, element: &Element) {
+    headers.insert(&X_FORWARDED_FOR, element.peer.clone());
+    headers.insert(&X_FORWARDED_PROTO, element.proto.clone());
+    set_host(headers, element);
+    headers.insert(&X_FORWARDED_PORT, element.port.clone());
+    headers.insert(FORWARDED, element.text.clone());
 }
 
 /// The first proxy knows best what the client asked for: its word stays.
-fn append(headers: &mut HeaderMap, arrival: &Arrival<'_>, peer: IpAddr) {
-    let element = Element::new(arrival, peer);
-    extend(headers, &X_FORWARDED_FOR, element.peer());
+fn append(headers: &mut HeaderMap, element: &Element) {
+    extend(headers, &X_FORWARDED_FOR, &element.peer);
     if !headers.contains_key(&X_FORWARDED_PROTO) {
-        set_proto(headers, arrival);
+        headers.insert(&X_FORWARDED_PROTO, element.proto.clone());
     }
     if !headers.contains_key(&X_FORWARDED_HOST) {
-        set_host(headers, &element);
+        set_host(headers, element);
     }
     if !headers.contains_key(&X_FORWARDED_PORT) {
-        set_port(headers, arrival);
+        headers.insert(&X_FORWARDED_PORT, element.port.clone());
     }
-    extend(headers, &FORWARDED, element.text);
+    extend(headers, &FORWARDED, &element.text);
 }
 
 /// Adds an address as `Display` writes it, for IPv4 in a fraction of the time.
@@ -139,24 +154,18 @@ fn push_address(text: &mut String, address: IpAddr) {
     }
 }
 
-fn set_proto(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
-    let scheme = HeaderValue::from_static(scheme(arrival));
-    headers.insert(&X_FORWARDED_PROTO, scheme);
-}
-
 fn set_host(headers: &mut HeaderMap, element: &Element) {
-    if let Some(authority) = element.authority() {
-        insert(headers, &X_FORWARDED_HOST, authority);
+    if let Some(host) = &element.host {
+        headers.insert(&X_FORWARDED_HOST, host.clone());
     }
 }
 
-fn set_port(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
-    let port = match arrival.port {
+fn port(port: u16) -> HeaderValue {
+    match port {
         443 => HeaderValue::from_static("443"),
         80 => HeaderValue::from_static("80"),
         port => HeaderValue::from(port),
-    };
-    headers.insert(&X_FORWARDED_PORT, port);
+    }
 }
 
 fn scheme(arrival: &Arrival<'_>) -> &'static str {
@@ -166,17 +175,23 @@ fn scheme(arrival: &Arrival<'_>) -> &'static str {
     }
 }
 
-/// One element of `Forwarded`, which holds what other fields say: their values are parts of one
-/// allocation.
+/// One element of `Forwarded`, and its parts as other fields say them: of one allocation.
+#[derive(Debug)]
 struct Element {
-    text: Bytes,
-    peer: Range<usize>,
-    authority: Range<usize>,
+    /// Whose and of which listener it is.
+    origin: (IpAddr, bool, u16),
+    peer: HeaderValue,
+    proto: HeaderValue,
+    /// `None`: the request names none.
+    host: Option<HeaderValue>,
+    port: HeaderValue,
+    text: HeaderValue,
 }
 
 impl Element {
     /// The authority has been checked: nothing in it ends a quoted string.
-    fn new(arrival: &Arrival<'_>, peer: IpAddr) -> Self {
+    fn new(arrival: &Arrival<'_>) -> Self {
+        let peer = arrival.peer.to_canonical();
         let authority = arrival.authority.unwrap_or_default();
         let mut text = String::with_capacity(ELEMENT_BYTES + authority.len());
         let (before, after) = match peer {
@@ -195,44 +210,50 @@ impl Element {
         text.push_str(before);
         let start = text.len();
         text.push_str(authority);
-        let authority = start..text.len();
+        let host = start..text.len();
         text.push_str(after);
         text.push_str(";proto=");
         text.push_str(scheme(arrival));
+        let text = Bytes::from(text);
         Self {
-            text: text.into(),
-            peer,
-            authority,
+            origin: origin(arrival),
+            peer: value(text.slice(peer)),
+            proto: HeaderValue::from_static(scheme(arrival)),
+            host: (!host.is_empty()).then(|| value(text.slice(host))),
+            port: port(arrival.port),
+            text: value(text),
         }
     }
 
-    fn peer(&self) -> Bytes {
-        self.text.slice(self.peer.clone())
-    }
-
-    fn authority(&self) -> Option<Bytes> {
-        let authority = self.authority.clone();
-        (!authority.is_empty()).then(|| self.text.slice(authority))
+    /// Whether it says what a new one would.
+    fn is_of(&self, arrival: &Arrival<'_>) -> bool {
+        let host = self.host.as_ref().map_or(&[][..], HeaderValue::as_bytes);
+        let authority = arrival.authority.unwrap_or_default();
+        self.origin == origin(arrival) && host == authority.as_bytes()
     }
 }
 
-fn insert(headers: &mut HeaderMap, name: &HeaderName, value: Bytes) {
-    if let Ok(value) = HeaderValue::from_maybe_shared(value) {
-        headers.insert(name, value);
-    }
+fn origin(arrival: &Arrival<'_>) -> (IpAddr, bool, u16) {
+    (arrival.peer.to_canonical(), arrival.tls, arrival.port)
+}
+
+/// An authority that was checked has no byte that a value may not have.
+fn value(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// One field with all elements: there are readers that look only at the first field.
-fn extend(headers: &mut HeaderMap, name: &HeaderName, element: Bytes) {
+fn extend(headers: &mut HeaderMap, name: &HeaderName, element: &HeaderValue) {
     if !headers.contains_key(name) {
-        return insert(headers, name, element);
+        headers.insert(name, element.clone());
+        return;
     }
     let mut joined = Vec::new();
     for field in headers.get_all(name) {
         joined.extend_from_slice(field.as_bytes());
         joined.extend_from_slice(b", ");
     }
-    joined.extend_from_slice(&element);
+    joined.extend_from_slice(element.as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
         headers.insert(name, value);
     }

@@ -12,6 +12,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -213,8 +214,12 @@ fn open(path: Option<&Path>) -> io::Result<Output> {
         let stdout = io::stdout().as_fd().try_clone_to_owned()?;
         return Ok(Box::new(File::from(stdout)));
     };
+    // A FIFO that is open for reading, too, is open at once: alone for writing it would wait for
+    // somebody who reads, and the process with it.
+    let is_fifo = path.metadata().is_ok_and(|it| it.file_type().is_fifo());
     // Appending is right after logrotate has truncated it, too (copytruncate).
     let file = OpenOptions::new()
+        .read(is_fifo)
         .append(true)
         .create(true)
         .mode(FILE_MODE)

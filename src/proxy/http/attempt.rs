@@ -110,15 +110,17 @@ impl Exchange<'_> {
         let (cluster, entry, mut place) = found.into_parts();
         trail.backend = Some(Arc::clone(&backend));
         loop {
-            let pooled = pool.take(backend.id, self.link.cell.intent, &cluster.config);
+            let mut now = Instant::now();
+            let pooled = pool.take(backend.id, self.link.cell.intent, (&cluster.config, now));
             let is_reused = pooled.is_some();
             let opened = match pooled {
                 Some(upstream) => Ok(upstream),
                 None => {
-                    let started = Instant::now();
                     let opened = Box::pin(self.open(&cluster, entry, &backend));
                     let opened = within(self.deadline, opened).await;
-                    trail.connect += started.elapsed();
+                    let opening = now;
+                    now = Instant::now();
+                    trail.connect += now.saturating_duration_since(opening);
                     opened.ok_or(Failed::Late)?
                 }
             };
@@ -126,7 +128,7 @@ impl Exchange<'_> {
                 Ok(upstream) => upstream,
                 Err(failed) => {
                     seeker.note_failure(&backend, &failed, by);
-                    let lost = (Instant::now(), None);
+                    let lost = (now, None);
                     let answer = Answer::GatewayError;
                     outcome::note(&self.link.shared, &backend, answer, lost);
                     return Err(Failed::Unsent(request, RetryReason::Connect));
@@ -138,7 +140,7 @@ impl Exchange<'_> {
             trail.sent += 1;
             let config = Arc::clone(&cluster.config);
             let mut lease = Lease::new(upstream, config, Arc::clone(pool), place);
-            let sent = self.send(&mut lease, &mut request, (&cluster, &mut *retries));
+            let sent = self.send((&mut lease, now), &mut request, (&cluster, &mut *retries));
             match sent.await {
                 Ok(mut response) => {
                     if let Some(reason) = retries.after_answer(&cluster, response.status()) {
@@ -193,10 +195,10 @@ impl Exchange<'_> {
         Ok(upstream)
     }
 
-    /// Sends the request and waits for the answer's head.
+    /// Sends the request at this moment and waits for the answer's head.
     async fn send(
         &self,
-        lease: &mut Lease,
+        (lease, sent): (&mut Lease, Instant),
         request: &mut Request<RequestBody>,
         (cluster, retries): (&ClusterTable, &mut Retries<'_>),
     ) -> Result<Response<Arriving>, Unanswered> {
@@ -204,7 +206,6 @@ impl Exchange<'_> {
             return Err(Unanswered::Unsent);
         };
         upstream.cell.count_request();
-        let sent = Instant::now();
         let is_read = hedge::is_read(request);
         let has_body = matches!(request.body(), RequestBody::Client(_));
         let mut sending = std::pin::pin!(upstream.sender.send(request));

@@ -73,7 +73,7 @@ pub async fn answer(
     };
     let mut response = answered.unwrap_or_else(|refusal| {
         record.set_cause(refusal.cause);
-        own_answer(refusal, &wanted, is_one)
+        own_answer(refusal, &wanted, is_one.then_some(&link))
     });
     record.set_status(response.status());
     if is_one && link.is_ending() {
@@ -195,8 +195,8 @@ pub(super) async fn within<T>(
     }
 }
 
-/// What the proxy says itself.
-fn own_answer(refusal: Refusal, wanted: &Wanted, is_one: bool) -> Response<Source> {
+/// What the proxy says itself. `one`: the connection, if it speaks HTTP/1.
+fn own_answer(refusal: Refusal, wanted: &Wanted, one: Option<&Arc<Link>>) -> Response<Source> {
     let problem = refusal.problem;
     let asked = Asked {
         form: wanted.form,
@@ -204,8 +204,12 @@ fn own_answer(refusal: Refusal, wanted: &Wanted, is_one: bool) -> Response<Sourc
     };
     let mut response = problem::answer(problem, asked, refusal.retry_after);
     // Nobody reads the rest of such a body.
-    let leaves_a_body = refusal.cause == Cause::SendTimeout;
-    if is_one && (leaves_a_body || problem.closes()) {
+    let leaves_a_body = |link: &Link| match refusal.cause {
+        Cause::SendTimeout => true,
+        Cause::AnswerTimeout => link.is_cut(),
+        _ => false,
+    };
+    if one.is_some_and(|link| problem.closes() || leaves_a_body(link)) {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }

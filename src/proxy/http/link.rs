@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::Version;
 
 use crate::cluster::Cause;
+use crate::protocol::http::forwarded::Written;
 use crate::protocol::http1::Violation;
 use crate::protocol::http2::Flood;
 use crate::proxy::Shared;
@@ -62,6 +63,8 @@ pub struct Link {
     /// Nothing is read from the client any more: a body that has not ended is cut off.
     is_gone: AtomicBool,
     state: Mutex<State>,
+    /// What the last request's backend was told of the client.
+    forwarded: Mutex<Written>,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +133,7 @@ impl Link {
             is_head_timed: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
             state: Mutex::default(),
+            forwarded: Mutex::default(),
         }
     }
 
@@ -321,6 +325,16 @@ impl Link {
 
     pub fn take_upgrade(&self) -> Option<Upgrade> {
         self.lock().upgrade.take()
+    }
+
+    pub fn with_forwarded<T>(&self, write: impl FnOnce(&mut Written) -> T) -> T {
+        let written = self.forwarded.lock();
+        write(&mut written.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Drops what only saves work: nothing is under way, perhaps for long.
+    pub fn rest(&self) {
+        self.with_forwarded(|written| *written = Written::default());
     }
 
     /// The listener as the present table has it, also under another name; `None`: it was removed.

@@ -71,11 +71,10 @@ impl Pool {
         &self,
         backend: BackendId,
         intent: Intent,
-        config: &Arc<ClusterConfig>,
+        (config, now): (&Arc<ClusterConfig>, Instant),
     ) -> Option<Upstream> {
         let mut state = self.lock();
         let key = Key { backend, intent };
-        let now = Instant::now();
         if let Some(shared) = state.shared.get_mut(&key) {
             shared.retain(|it| !it.sender.is_closed() && it.is_usable(config, now));
             let free = shared.iter_mut().find(|it| it.cell.busy() < MAX_STREAMS);

@@ -130,7 +130,10 @@ pub fn prepare(
     let mut hop = hop::strip_request(&mut parts.headers).map_err(|_| Problem::BadRequest)?;
     hop.upgrade = hop.upgrade.filter(message::may_upgrade);
     let trusted = forwarded::is_trusted(&config.trusted, link.origin.client.ip());
-    let client = forwarded::apply(&mut parts.headers, &seen.arrival(link), &config.trusted);
+    let client = link.with_forwarded(|written| {
+        let arrival = seen.arrival(link);
+        forwarded::apply(&mut parts.headers, &arrival, &config.trusted, written)
+    });
     if let Some(limiter) = seen.route.and_then(|route| entry.rates.of(route)) {
         limiter.take(client, Instant::now()).map_err(|wait| {
             link.cell.listener.http.count_rate_limited();

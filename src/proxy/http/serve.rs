@@ -119,7 +119,10 @@ pub async fn serve(
             return severed(cell);
         }
         match Box::pin(attend(transport, first_bytes, &link)).await {
-            Stopped::Idle(back, bytes) => (transport, first_bytes) = (back, bytes),
+            Stopped::Idle(back, bytes) => {
+                link.rest();
+                (transport, first_bytes) = (back, bytes);
+            }
             Stopped::Upgraded(upgraded) => return Box::pin(relay(*upgraded, &link)).await,
             Stopped::Ended(end) => return end,
         }

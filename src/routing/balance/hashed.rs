@@ -15,11 +15,14 @@
 //! were tried or are full), warmth and then the bound are waived: an
 //! uneven load is better than no service.
 
+use std::num::NonZeroU32;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::config::HashAlgorithm;
 use crate::config::HashConfig;
 use crate::routing::balance::Member;
+use crate::routing::balance::Pick;
 use crate::routing::balance::Scale;
 use crate::routing::balance::View;
 use crate::routing::balance::maglev::Maglev;
@@ -59,22 +62,43 @@ impl Hashed {
         }
     }
 
-    pub(super) fn pick(&self, key: u64, members: &[Member], view: &impl View) -> Option<usize> {
+    pub(super) fn pick(&self, key: u64, members: &[Member], view: &impl View) -> Option<Pick> {
         // Three searches of everybody would find nobody; usually the first is open.
-        if !(0..members.len()).any(|member| view.open(member)) {
-            return None;
+        while (0..members.len()).any(|member| view.open(member)) {
+            let bound = self.bound(members, view);
+            if let Some(member) = self.first_below(bound, key, members, view) {
+                let bound = bound.and_then(|bound| NonZeroU32::new(bound.of(&members[member])));
+                return Some(Pick { member, bound });
+            }
+            // Else other workers filled whoever had room between two looks: once more.
+            if !self.has_room(members, view) {
+                let member = self.first(key, |member| view.open(member))?;
+                return Some(Pick {
+                    member,
+                    bound: None,
+                });
+            }
         }
-        let bound = self.bound(members, view);
-        let warmed = position_in_unit_interval(mix(key, WARMTH_SEED));
-        let below = |member: usize| match bound {
-            Some(bound) => view.active(member) < bound.of(&members[member]),
-            None => true,
+        None
+    }
+
+    /// The first open member below its bound; those that are warm enough for the key first.
+    fn first_below(
+        &self,
+        bound: Option<Bound>,
+        key: u64,
+        members: &[Member],
+        view: &impl View,
+    ) -> Option<usize> {
+        let accepts = |member: usize| {
+            let is_below = |bound: Bound| view.active(member) < bound.of(&members[member]);
+            view.open(member) && bound.is_none_or(is_below)
         };
+        let warmed = position_in_unit_interval(mix(key, WARMTH_SEED));
         self.first(key, |member| {
-            view.open(member) && warmed < view.warmth(member) && below(member)
+            warmed < view.warmth(member) && accepts(member)
         })
-        .or_else(|| self.first(key, |member| view.open(member) && below(member)))
-        .or_else(|| self.first(key, |member| view.open(member)))
+        .or_else(|| self.first(key, accepts))
     }
 
     /// The first member in the key's order of preference that accepts it.
@@ -89,12 +113,28 @@ impl Hashed {
 
     fn bound(&self, members: &[Member], view: &impl View) -> Option<Bound> {
         let factor = self.bounded_load?;
-        let active: u64 = (0..members.len())
-            .map(|member| u64::from(view.active(member)))
-            .sum();
-        Some(Bound {
-            per_weight: factor.max(1.0) * (active + 1) as f64 / self.total_weight as f64,
-        })
+        let active = (0..members.len()).map(|member| u64::from(view.active(member)));
+        Some(Bound::new(factor, active.sum(), self.total_weight))
+    }
+
+    /// Whether an open member is below its bound. Looks at each member once: the sessions
+    /// that it sees are those that it sums up, whatever other workers do meanwhile.
+    fn has_room(&self, members: &[Member], view: &impl View) -> bool {
+        let Some(factor) = self.bounded_load else {
+            return false;
+        };
+        let mut sessions = 0;
+        let mut lowest: Option<(f64, u32, &Member)> = None;
+        for (position, member) in members.iter().enumerate() {
+            let active = view.active(position);
+            sessions += u64::from(active);
+            let load = f64::from(active) / f64::from(member.weight);
+            if view.open(position) && lowest.is_none_or(|(lowest, ..)| load < lowest) {
+                lowest = Some((load, active, member));
+            }
+        }
+        let bound = Bound::new(factor, sessions, self.total_weight);
+        lowest.is_some_and(|(_, active, member)| active < bound.of(member))
     }
 }
 
@@ -105,6 +145,13 @@ struct Bound {
 }
 
 impl Bound {
+    /// For one session more than there are.
+    fn new(factor: f64, sessions: u64, total_weight: u64) -> Self {
+        Self {
+            per_weight: factor.max(1.0) * (sessions + 1) as f64 / total_weight as f64,
+        }
+    }
+
     fn of(self, member: &Member) -> u32 {
         // Saturates; a product that should be whole must not be lifted by its last bit.
         (self.per_weight * f64::from(member.weight) * (1.0 - f64::EPSILON * 4.0)).ceil() as u32

@@ -18,6 +18,7 @@ mod round_robin;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -46,6 +47,16 @@ pub trait View {
     fn open(&self, member: usize) -> bool;
     /// Slow start: the share of its weight it has back, 0.0 to 1.0.
     fn warmth(&self, member: usize) -> f64;
+}
+
+/// Whom a session may go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pick {
+    /// Its position in the group.
+    pub member: usize,
+    /// It may hold so many sessions, with this one. Other workers pick at the same time, so
+    /// whoever takes the place has to see to it, and to pick again when it is gone.
+    pub bound: Option<NonZeroU32>,
 }
 
 /// How large a cluster is configured to be, whoever is healthy now.
@@ -111,7 +122,7 @@ impl Balancer {
         &self.members
     }
 
-    /// The position of the picked member; `None` when no member is open.
+    /// `None` when no member is open.
     ///
     /// `key` matters to consistent hashing only; `cursor` is where round robin goes on, and
     /// is shared by all workers and all tables of a cluster.
@@ -121,14 +132,16 @@ impl Balancer {
         cursor: &AtomicU64,
         random: &mut fastrand::Rng,
         view: &impl View,
-    ) -> Option<usize> {
-        match &self.prepared {
+    ) -> Option<Pick> {
+        let member = match &self.prepared {
             Prepared::RoundRobin(prepared) => prepared.pick(cursor, random, view),
             Prepared::LeastConnections => least_connections::pick(&self.members, random, view),
             Prepared::RandomTwo(prepared) => prepared.pick(&self.members, random, view),
             Prepared::LeastLatency => least_latency::pick(&self.members, random, view),
-            Prepared::Hashed(prepared) => prepared.pick(key, &self.members, view),
-        }
+            Prepared::Hashed(prepared) => return prepared.pick(key, &self.members, view),
+        };
+        let bound = None;
+        member.map(|member| Pick { member, bound })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which backend a cluster's table picks, and what it says when there is none.
 
 mod explain;
+mod hashing;
 
 use std::num::NonZeroU16;
 use std::num::NonZeroU32;

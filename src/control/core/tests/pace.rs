@@ -3,6 +3,46 @@
 use super::*;
 
 #[test]
+fn probes_come_at_their_interval_and_up_to_a_tenth_sooner_or_later() {
+    let mut world = World::new(vec![cluster("a", &["db1"])]);
+    expect_pauses_around(SECOND, &mut world, up);
+    // Nobody is eligible.
+    world.run(SECOND * 5, refuses("db1"));
+    expect_pauses_around(Duration::from_millis(50), &mut world, refuses("db1"));
+}
+
+/// A thousand pauses that use the whole range and do not leave it.
+fn expect_pauses_around(
+    expected: Duration,
+    world: &mut World,
+    result: impl Fn(&str) -> Result<(), Cause>,
+) {
+    let mut probe = || {
+        world.now = world.core.next_due().unwrap().max(world.now);
+        assert_eq!(world.probe(&result), 1);
+        world.settle();
+        world.now
+    };
+    let mut last = probe();
+    let (mut shortest, mut longest) = (f64::MAX, 0.0_f64);
+    for _ in 0..1000 {
+        let now = probe();
+        let pause = (now - last).div_duration_f64(expected);
+        (shortest, longest) = (shortest.min(pause), longest.max(pause));
+        last = now;
+    }
+    // A due time is a whole number of nanoseconds.
+    assert!(
+        (0.899_999..0.92).contains(&shortest),
+        "{shortest} of {expected:?}"
+    );
+    assert!(
+        (1.08..1.100_001).contains(&longest),
+        "{longest} of {expected:?}"
+    );
+}
+
+#[test]
 fn reports_that_probes_refute_cost_at_most_one_probe_per_fast_interval() {
     let mut world = World::new(vec![cluster("a", &["db1", "db2"])]);
     world.run(SECOND, up);

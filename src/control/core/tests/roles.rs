@@ -10,9 +10,11 @@ use super::*;
 use crate::cluster::Role;
 use crate::cluster::WantedRole;
 use crate::config::CheckKind;
+use crate::config::ClusterConfig;
 use crate::config::DatabaseCheck;
 use crate::config::Fallback;
 use crate::config::MaxLag;
+use crate::config::OnDead;
 use crate::config::SessionPolicy;
 use crate::control::evidence::MySqlDialect;
 use crate::control::evidence::MySqlEvidence;
@@ -37,10 +39,14 @@ fn login() -> DatabaseCheck {
 
 /// Two servers; what traffic or an operator says of `db1` is each test's business.
 fn world(kind: CheckKind) -> World {
+    World::new(vec![pair(kind)])
+}
+
+fn pair(kind: CheckKind) -> ClusterConfig {
     let mut pair = cluster("a", &["db1", "db2"]);
     pair.health_check.kind = kind;
     pair.failover.on_fenced = SessionPolicy::Sever;
-    World::new(vec![pair])
+    pair
 }
 
 fn postgres(timeline: u32, is_primary: bool) -> Result<Evidence, Cause> {
@@ -168,6 +174,85 @@ fn sessions_of_a_quarantined_primary_are_fenced_once_another_is_primary() {
     world.core.settle();
     assert_eq!(world.role("db2"), Role::Primary);
     assert_eq!(world.fate_of_writes("db1"), FENCED);
+}
+
+/// Went wrong once: nothing was known of the one that was written to last, nobody else was
+/// primary, and what its sessions wrote below the new timeline went on for ever.
+#[test]
+fn sessions_of_an_unheard_primary_are_fenced_once_a_higher_timeline_is_seen() {
+    let mut pair = pair(CheckKind::Postgres(login()));
+    pair.failover.on_dead = OnDead::Keep;
+    let mut world = World::new(vec![pair]);
+    world.hear(&[("db1", postgres(1, true)), ("db2", postgres(1, false))]);
+    world.core.settle();
+    world.admin("db1", AdminState::Maintenance);
+    world.admin("db1", AdminState::Ready);
+    let full = || Err(Cause::TooManyConnections);
+    world.hear(&[("db1", full()), ("db2", postgres(1, false))]);
+    world.core.settle();
+    assert_eq!(world.role("db1"), Role::Unknown);
+    assert_eq!(world.fate_of_writes("db1"), Fate::Serve, "nothing is new");
+    world.hear(&[("db1", full()), ("db2", postgres(2, false))]);
+    world.core.settle();
+    assert_eq!(world.role("db1"), Role::Unknown);
+    assert_eq!(world.fate_of_writes("db1"), FENCED);
+    let promoted = [("db1", postgres(2, true)), ("db2", postgres(2, false))];
+    world.hear_for(4 * SECOND, &promoted);
+    world.core.settle();
+    assert_eq!(world.role("db1"), Role::Primary);
+    assert_eq!(world.fate_of_writes("db1"), Fate::Serve);
+}
+
+/// Went wrong once: an old primary that answers only that it is full was taken for alive, and went
+/// on with all sessions of listeners that ask for no role.
+#[test]
+fn a_full_backend_keeps_its_sessions_unless_it_was_replaced() {
+    let mut world = world(CheckKind::Postgres(login()));
+    world.hear(&[("db1", postgres(1, true)), ("db2", postgres(1, false))]);
+    world.admin("db1", AdminState::Maintenance);
+    world.admin("db1", AdminState::Ready);
+    let full = || Err(Cause::TooManyConnections);
+    world.hear(&[("db1", full()), ("db2", postgres(1, false))]);
+    world.core.settle();
+    let fate = |world: &World| world.entry("db1").handle.fate(Intent::ANY);
+    assert_eq!(world.entry("db1").health, Health::Down);
+    assert_eq!(fate(&world), Fate::Serve);
+    world.hear(&[("db1", full()), ("db2", postgres(2, true))]);
+    world.core.settle();
+    assert_eq!(world.role("db2"), Role::Primary);
+    let cause = Cause::BackendDead;
+    assert_eq!(fate(&world), Fate::Sever { cause });
+    assert!(matches!(world.fate_of_writes("db1"), Fate::Sever { .. }));
+    // The new primary is lost, too: that brings nobody back.
+    world.hear(&[("db1", full()), ("db2", Err(Cause::ConnectRefused))]);
+    world.core.settle();
+    assert_eq!(fate(&world), Fate::Sever { cause });
+    assert!(matches!(world.fate_of_writes("db1"), Fate::Sever { .. }));
+}
+
+/// One that was full and is dead now is dead.
+#[test]
+fn a_full_backend_that_dies_loses_its_sessions() {
+    let mut world = world(CheckKind::Postgres(login()));
+    world.hear(&[("db1", postgres(1, true)), ("db2", postgres(1, false))]);
+    world.admin("db1", AdminState::Maintenance);
+    world.admin("db1", AdminState::Ready);
+    for (answer, expected) in [
+        (Cause::TooManyConnections, Fate::Serve),
+        (
+            Cause::ConnectRefused,
+            Fate::Sever {
+                cause: Cause::BackendDead,
+            },
+        ),
+    ] {
+        world.hear_for(
+            4 * SECOND,
+            &[("db1", Err(answer)), ("db2", postgres(1, false))],
+        );
+        world.core.settle();
+        assert_eq!(world.entry("db1").handle.fate(Intent::ANY), expected);
+    }
 }
 
 /// Went wrong once: nobody's role changed, so that nothing was published and nothing saved.

@@ -330,9 +330,14 @@ async fn eventually(condition: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn waiting_for_a_command_slot_is_not_the_backends_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let ended = directory.path().join("ended");
     let commands = Arc::new(Semaphore::new(1));
-    let slow = target(command("sleep 1.2"), PATIENT);
-    let quick = target(command("true"), Duration::from_secs(1));
+    let slow = command(&format!("sleep 1.2; touch {}", ended.display()));
+    let slow = target(slow, PATIENT);
+    // Fails beside the slow one, and would be late if its time had begun with the wait.
+    let quick = command(&format!("test -e {}", ended.display()));
+    let quick = target(quick, Duration::from_secs(1));
     let address = "10.0.0.7:5433".parse().unwrap();
     let (slow, quick) = tokio::join!(
         probe(&slow, address, None, &commands),

@@ -41,6 +41,11 @@ fn strangers() -> HeaderMap {
     ])
 }
 
+/// As for the first request of a connection.
+fn apply(headers: &mut HeaderMap, arrival: &Arrival<'_>, trusted: &[IpNet]) -> IpAddr {
+    super::apply(headers, arrival, trusted, &mut Written::default())
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -52,6 +57,47 @@ fn addresses_are_written_as_everybody_writes_them() {
         let mut text = String::new();
         push_address(&mut text, address);
         assert_eq!(text, address.to_string());
+    }
+}
+
+/// Each request of a connection may name another host, or none.
+#[test]
+fn what_was_written_for_another_request_is_not_written_again() {
+    let usual = arrival("192.0.2.1");
+    let arrivals = [
+        usual,
+        Arrival {
+            authority: None,
+            ..usual
+        },
+        Arrival {
+            authority: Some("b.example"),
+            ..usual
+        },
+        Arrival { port: 1, ..usual },
+        Arrival {
+            tls: !usual.tls,
+            ..usual
+        },
+        Arrival {
+            peer: ip("192.0.2.2"),
+            ..usual
+        },
+        Arrival {
+            peer: ip("10.0.0.1"),
+            ..usual
+        },
+    ];
+    for (first, second) in arrivals
+        .iter()
+        .flat_map(|one| arrivals.map(|other| (one, other)))
+    {
+        let mut written = Written::default();
+        super::apply(&mut HeaderMap::new(), first, &trusted(), &mut written);
+        let (mut again, mut alone) = (HeaderMap::new(), HeaderMap::new());
+        super::apply(&mut again, &second, &trusted(), &mut written);
+        apply(&mut alone, &second, &trusted());
+        assert_eq!(again, alone, "after {first:?}");
     }
 }
 

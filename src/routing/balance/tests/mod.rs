@@ -114,8 +114,10 @@ impl Cluster {
     }
 
     fn pick(&mut self, key: u64) -> Option<usize> {
-        self.balancer
-            .pick(key, &self.cursor, &mut self.random, &self.view)
+        let pick = self
+            .balancer
+            .pick(key, &self.cursor, &mut self.random, &self.view);
+        pick.map(|pick| pick.member)
     }
 
     /// Picks and keeps the session.

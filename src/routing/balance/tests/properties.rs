@@ -181,3 +181,34 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    // Each fills two tables of maglev and asks every bidder of rendezvous 4,000 times.
+    #![proptest_config(ProptestConfig { cases: few_cases().cases.div_ceil(2), ..few_cases() })]
+
+    #[test]
+    fn a_member_that_goes_down_moves_its_own_keys_and_at_most_two_per_cent_of_the_others(
+        weights in prop::collection::vec(1..=10_000_u32, 2..=256),
+        down in any::<prop::sample::Index>(),
+        // The ring's step in size lies within; maglev's would be slow to fill so often.
+        down_before in 200..=399_usize,
+    ) {
+        const KEYS: usize = 2000;
+        let all = members(&weights);
+        let mut scale = Scale::of(&all);
+        (0..down_before).for_each(|_| scale.count(100));
+        let mut rest = all.clone();
+        let gone = rest.remove(down.index(all.len())).name;
+        for algorithm in ALGORITHMS {
+            let policy = hashed(algorithm, None);
+            let mut before = Cluster::of(Balancer::new(policy, all.clone(), scale));
+            let mut after = Cluster::of(Balancer::new(policy, rest.clone(), scale));
+            let homes = keys(KEYS).map(|key| (before.name(key), after.name(key)));
+            let moved = homes.filter(|(old, new)| *old != gone && old != new).count();
+            match algorithm {
+                HashAlgorithm::Maglev => prop_assert!(moved <= KEYS / 50, "{} moved", moved),
+                HashAlgorithm::Ring | HashAlgorithm::Rendezvous => prop_assert_eq!(moved, 0),
+            }
+        }
+    }
+}

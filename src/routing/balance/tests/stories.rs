@@ -158,6 +158,18 @@ fn a_member_of_unknown_latency_is_tried_but_not_stampeded() {
     assert!(is_close(cluster.view.active[2] as usize, 100.0, 0.02));
 }
 
+#[test]
+fn a_bounded_load_is_waived_only_when_nobody_below_it_is_open() {
+    for algorithm in ALGORITHMS {
+        let mut cluster = Cluster::new(hashed(algorithm, Some(1.0)), &[100; 3]);
+        cluster.view.active = vec![5, 0, 0];
+        cluster.view.open[2] = false;
+        assert_eq!(shares(&mut cluster, 50), [0, 50, 0], "{algorithm:?}");
+        cluster.view.open[1] = false;
+        assert_eq!(shares(&mut cluster, 50), [50, 0, 0], "{algorithm:?}");
+    }
+}
+
 /// Section 5.3 of the paper: with a table of at least 100 entries per member, a
 /// removal moves the keys of the removed member and a few per cent of the others'.
 #[test]
