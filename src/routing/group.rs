@@ -18,7 +18,6 @@ use crate::config::Panic;
 use crate::routing::balance::Balancer;
 use crate::routing::balance::Member;
 use crate::routing::balance::Pick;
-use crate::routing::balance::Scale;
 use crate::routing::balance::View;
 use crate::routing::entry::BackendEntry;
 use crate::routing::entry::Exclusion;
@@ -209,10 +208,9 @@ fn tiers_of(
     own_zone: Option<&Name>,
     intent: Intent,
 ) -> Vec<Tier> {
-    let mut scales: BTreeMap<Rank, Scale> = BTreeMap::new();
+    let mut configured: BTreeMap<Rank, usize> = BTreeMap::new();
     for entry in backends.iter().filter(|entry| entry.config.weight > 0) {
-        let scale = scales.entry(rank(entry, own_zone)).or_default();
-        scale.count(entry.config.weight);
+        *configured.entry(rank(entry, own_zone)).or_default() += 1;
     }
     let mut ranked: BTreeMap<Rank, Vec<usize>> = BTreeMap::new();
     for position in eligible(config, backends, intent) {
@@ -221,11 +219,12 @@ fn tiers_of(
     }
     let mut tiers: BTreeMap<u32, Tier> = BTreeMap::new();
     for (rank, positions) in ranked {
-        let scale = scales.get(&rank).copied().unwrap_or_default();
+        let configured = configured.get(&rank).copied().unwrap_or_default();
         let tier = tiers
             .entry(rank.tier)
             .or_insert(Tier { groups: Vec::new() });
-        tier.groups.push(group(config, backends, positions, scale));
+        tier.groups
+            .push(group(config, backends, positions, configured));
     }
     tiers.into_values().collect()
 }
@@ -275,7 +274,7 @@ fn group(
     config: &ClusterConfig,
     backends: &[BackendEntry],
     positions: Vec<usize>,
-    scale: Scale,
+    configured: usize,
 ) -> Group {
     let members = positions.iter().map(|position| Member {
         name: Name::clone(&backends[*position].config.name),
@@ -284,7 +283,7 @@ fn group(
             weight => weight,
         },
     });
-    let balancer = Balancer::new(config.balance.policy, members.collect(), scale);
+    let balancer = Balancer::new(config.balance.policy, members.collect(), configured);
     let places = positions.into_iter().map(|backend| {
         let entry = &backends[backend];
         Place {

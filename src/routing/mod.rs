@@ -26,7 +26,6 @@ mod tally;
 pub use balance::Balancer;
 pub use balance::Member;
 pub use balance::Pick;
-pub use balance::Scale;
 pub use balance::View;
 pub use budget::RetryBudget;
 pub use entry::BackendEntry;

@@ -53,7 +53,7 @@ pub struct Servers {
 
 #[derive(Debug)]
 struct Server {
-    address: SocketAddr,
+    port: ReservedPort,
     data: PathBuf,
     running: Option<Child>,
 }
@@ -73,8 +73,7 @@ impl Servers {
         let mut servers = Vec::new();
         for name in NAMES {
             servers.push(Server {
-                // Free again at once: the server wants it for itself.
-                address: ReservedPort::new()?.address,
+                port: ReservedPort::new()?,
                 data: directory.path().join(name),
                 running: None,
             });
@@ -92,7 +91,7 @@ impl Servers {
     }
 
     pub fn address(&self, server: usize) -> SocketAddr {
-        self.servers[server].address
+        self.servers[server].port.address
     }
 
     pub fn directory(&self) -> &Path {
@@ -214,10 +213,9 @@ impl Servers {
 
     /// The last setting of a name counts.
     fn configure(&self, server: usize, settings: &str) -> anyhow::Result<()> {
-        let Server { address, data, .. } = &self.servers[server];
-        let file = data.join("postgresql.conf");
+        let file = self.servers[server].data.join("postgresql.conf");
         let before = fs::read_to_string(&file)?;
-        let port = address.port();
+        let port = self.address(server).port();
         fs::write(&file, format!("{before}\n{settings}\nport = {port}\n"))?;
         Ok(())
     }

@@ -23,7 +23,6 @@ use crate::config::HashAlgorithm;
 use crate::config::HashConfig;
 use crate::routing::balance::Member;
 use crate::routing::balance::Pick;
-use crate::routing::balance::Scale;
 use crate::routing::balance::View;
 use crate::routing::balance::maglev::Maglev;
 use crate::routing::balance::rendezvous::Rendezvous;
@@ -48,17 +47,18 @@ enum Order {
 }
 
 impl Hashed {
-    pub(super) fn new(config: HashConfig, members: &[Member], scale: Scale) -> Self {
+    pub(super) fn new(config: HashConfig, members: &[Member], configured: usize) -> Self {
+        let configured = configured.max(members.len());
         let order = match config.algorithm {
-            HashAlgorithm::Maglev => Order::Maglev(Maglev::new(members, scale)),
-            HashAlgorithm::Ring => Order::Ring(Ring::new(members, scale)),
+            HashAlgorithm::Maglev => Order::Maglev(Maglev::new(members, configured)),
+            HashAlgorithm::Ring => Order::Ring(Ring::new(members, configured)),
             HashAlgorithm::Rendezvous => Order::Rendezvous,
         };
         Self {
             order,
             rendezvous: Rendezvous::new(members),
             bounded_load: config.bounded_load,
-            total_weight: Scale::of(members).weight,
+            total_weight: members.iter().map(|member| u64::from(member.weight)).sum(),
         }
     }
 

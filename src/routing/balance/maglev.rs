@@ -6,18 +6,21 @@
 //! move as well (section 5.3), which ring and rendezvous hashing avoid.
 
 use crate::routing::balance::Member;
-use crate::routing::balance::Scale;
 use crate::routing::balance::hashed::by_name;
 use crate::routing::balance::hashed::hash_member;
 use crate::routing::balance::hashed::mix;
+use crate::routing::balance::hashed::position_in_unit_interval;
 
 const OFFSET_SEED: u64 = 0x4556_4752_4d4f_4646;
 const SKIP_SEED: u64 = 0x4556_4752_4d53_4b50;
+const SIZE_SEED: u64 = 0x4556_4752_4d53_495a;
 
 /// Primes, each at least 100 times the members it is for, as the paper advises.
-/// Few and far apart: passing from one to the next moves nearly all keys, so
-/// it must be rare. The first serves up to 655 members (256 KiB), the second up to
+/// The first serves up to 655 members (256 KiB), the second up to
 /// 10,485 (4 MiB), the third is for everyone else (64 MiB).
+///
+/// Two tables of different sizes have next to nothing in common, so a cluster that grows passes
+/// from one to the next by and by: while it doubles, a growing share of the keys asks the larger.
 const SIZES: [usize; 3] = [65_537, 1_048_583, 16_777_259];
 const ENTRIES_PER_MEMBER: usize = 100;
 
@@ -27,32 +30,77 @@ const MAX_STEPS: u64 = 64;
 
 #[derive(Debug)]
 pub(super) struct Maglev {
-    table: Vec<u32>,
+    table: Table,
+    /// The next larger one, and the share of the keys that asks it.
+    larger: Option<(Table, f64)>,
 }
 
 impl Maglev {
-    pub(super) fn new(members: &[Member], scale: Scale) -> Self {
-        if members.is_empty() {
-            return Self { table: Vec::new() };
-        }
-        let wanted = scale.members.max(members.len()) * ENTRIES_PER_MEMBER;
-        let [.., largest] = SIZES;
-        let size = SIZES.into_iter().find(|size| *size >= wanted);
+    pub(super) fn new(members: &[Member], configured: usize) -> Self {
+        let sizes = sizes(configured);
         Self {
-            table: fill(members, size.unwrap_or(largest)),
+            table: Table::new(members, sizes.size),
+            larger: sizes
+                .larger
+                .map(|(size, share)| (Table::new(members, size), share)),
         }
     }
 
-    /// The entry of the key, then entries that depend on the key and the attempt.
     pub(super) fn first(&self, key: u64, accepts: &impl Fn(usize) -> bool) -> Option<usize> {
-        let size = self.table.len() as u64;
+        match &self.larger {
+            Some((larger, share)) if position_in_unit_interval(mix(key, SIZE_SEED)) < *share => {
+                larger.first(key, accepts)
+            }
+            _ => self.table.first(key, accepts),
+        }
+    }
+}
+
+/// Sizes of the tables for so many members.
+struct Sizes {
+    size: usize,
+    larger: Option<(usize, f64)>,
+}
+
+fn sizes(members: usize) -> Sizes {
+    let mut size = SIZES[0];
+    for larger in &SIZES[1..] {
+        let most = size / ENTRIES_PER_MEMBER;
+        let beyond = members.saturating_sub(most) as f64 / most as f64;
+        if beyond < 1.0 {
+            let larger = (beyond > 0.0).then_some((*larger, beyond));
+            return Sizes { size, larger };
+        }
+        size = *larger;
+    }
+    Sizes { size, larger: None }
+}
+
+#[derive(Debug)]
+struct Table {
+    entries: Vec<u32>,
+}
+
+impl Table {
+    fn new(members: &[Member], size: usize) -> Self {
+        let entries = if members.is_empty() {
+            Vec::new()
+        } else {
+            fill(members, size)
+        };
+        Self { entries }
+    }
+
+    /// The entry of the key, then entries that depend on the key and the attempt.
+    fn first(&self, key: u64, accepts: &impl Fn(usize) -> bool) -> Option<usize> {
+        let size = self.entries.len() as u64;
         if size == 0 {
             return None;
         }
         (0..MAX_STEPS)
             .map(|attempt| {
                 let hash = if attempt == 0 { key } else { mix(key, attempt) };
-                self.table[(hash % size) as usize] as usize
+                self.entries[(hash % size) as usize] as usize
             })
             .find(|owner| accepts(*owner))
     }

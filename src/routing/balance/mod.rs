@@ -59,34 +59,6 @@ pub struct Pick {
     pub bound: Option<NonZeroU32>,
 }
 
-/// How large a cluster is configured to be, whoever is healthy now.
-///
-/// Lookup tables take their size from this, so that a change of health never
-/// resizes them: a resized table would move almost every key.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Scale {
-    pub members: usize,
-    /// Sum of the weights.
-    pub weight: u64,
-}
-
-impl Scale {
-    /// The scale of a cluster whose members are all there.
-    pub fn of(members: &[Member]) -> Self {
-        let mut scale = Self::default();
-        for member in members {
-            scale.count(member.weight);
-        }
-        scale
-    }
-
-    /// Counts one more member.
-    pub fn count(&mut self, weight: u32) {
-        self.members += 1;
-        self.weight += u64::from(weight);
-    }
-}
-
 /// A policy prepared for one group of members.
 #[derive(Debug)]
 pub struct Balancer {
@@ -104,15 +76,16 @@ enum Prepared {
 }
 
 impl Balancer {
-    /// `scale` is that of the configured cluster, of which `members` may be a part.
-    pub fn new(policy: Policy, members: Vec<Member>, scale: Scale) -> Self {
+    /// `configured` members are in the file, and `members` are those of them that may be picked:
+    /// lookup tables go by the former, so that a change of health never resizes them.
+    pub fn new(policy: Policy, members: Vec<Member>, configured: usize) -> Self {
         let prepared = match policy {
             Policy::RoundRobin => Prepared::RoundRobin(RoundRobin::new(&members)),
             Policy::LeastConnections => Prepared::LeastConnections,
             Policy::RandomTwo => Prepared::RandomTwo(RandomTwo::new(&members)),
             Policy::LeastLatency => Prepared::LeastLatency,
             Policy::ConsistentHash(config) => {
-                Prepared::Hashed(Hashed::new(config, &members, scale))
+                Prepared::Hashed(Hashed::new(config, &members, configured))
             }
         };
         Self { members, prepared }

@@ -46,8 +46,44 @@ fn members(weights: &[u32]) -> Vec<Member> {
 }
 
 fn balancer(policy: Policy, members: Vec<Member>) -> Balancer {
-    let scale = Scale::of(&members);
-    Balancer::new(policy, members, scale)
+    let configured = members.len();
+    Balancer::new(policy, members, configured)
+}
+
+/// Shares of all keys that a removal from the file moves.
+#[derive(Debug)]
+struct Moved {
+    /// Those of the member that goes.
+    own: f64,
+    others: f64,
+}
+
+impl Moved {
+    fn by_removal(algorithm: HashAlgorithm, weights: &[u32], removed: usize) -> Self {
+        const KEYS: usize = 20_000;
+        let all = members(weights);
+        let mut rest = all.clone();
+        let gone = rest.remove(removed).name;
+        let policy = hashed(algorithm, None);
+        let mut before = Cluster::of(balancer(policy, all.clone()));
+        let mut after = Cluster::of(balancer(policy, rest));
+        let mut again = Cluster::of(balancer(policy, all));
+        let (mut own, mut others) = (0, 0);
+        for key in keys(KEYS) {
+            let home = before.name(key);
+            assert_eq!(again.name(key), home);
+            own += usize::from(home == gone);
+            others += usize::from(home != gone && home != after.name(key));
+        }
+        Self {
+            own: own as f64 / KEYS as f64,
+            others: others as f64 / KEYS as f64,
+        }
+    }
+
+    fn all(&self) -> f64 {
+        self.own + self.others
+    }
 }
 
 /// A well spread stream of keys.
