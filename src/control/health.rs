@@ -76,6 +76,7 @@ pub fn is_hard(cause: Cause) -> bool {
             | Cause::StartingUp
             | Cause::ShuttingDown
             | Cause::Crashed
+            | Cause::LostPrimary
     )
 }
 

@@ -93,6 +93,19 @@ fn a_probe_that_confirms_hard_evidence_counts_for_the_whole_of_fall() {
     assert_eq!(walk(1, 9, "+!!"), [Up, Up, Down]);
 }
 
+/// A Redis that loads, or that has lost its primary, refuses every command of every session.
+#[test]
+fn one_word_of_a_server_that_serves_nobody_needs_one_confirmation() {
+    for cause in [Cause::StartingUp, Cause::LostPrimary] {
+        let now = Instant::now();
+        let mut tracker = tracker(1, 9, Duration::ZERO, now);
+        tracker.observe(Ok(()), Damping::Apply, now);
+        tracker.suspect(cause);
+        let down = tracker.observe(Err(cause), Damping::Apply, now).unwrap();
+        assert_eq!((down.to, down.cause), (Down, cause));
+    }
+}
+
 #[test]
 fn a_timeout_does_not_confirm_hard_evidence() {
     assert_eq!(walk(1, 3, "+r-"), [Up, Up, Up]);
