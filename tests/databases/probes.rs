@@ -16,9 +16,9 @@ use crate::support::pg_cluster::PostgresCluster;
 use crate::support::pg_node::PgNode;
 use crate::support::pg_node::Shutdown;
 use crate::support::ports::free_addr;
-use crate::support::sentinel::ACL_PASSWORD;
-use crate::support::sentinel::ACL_USER;
-use crate::support::sentinel::Options;
+use crate::support::redis_node::ACL_PASSWORD;
+use crate::support::redis_node::ACL_USER;
+use crate::support::redis_node::Options;
 use crate::support::sentinel::RedisSentinels;
 use crate::support::wait_until;
 

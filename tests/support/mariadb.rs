@@ -137,6 +137,22 @@ impl MariaDbPair {
         old.rejoin_as_replica_of(new);
     }
 
+    /// From now on the first primary acknowledges a write when its replica has received it: what
+    /// was acknowledged outlives it.
+    #[track_caller]
+    pub fn replicate_before_acknowledging(&self) {
+        let [primary, replica] = &self.nodes;
+        // Longer than any test: afterwards it would not wait any more.
+        primary.sql("set global rpl_semi_sync_master_timeout = 600000");
+        primary.sql("set global rpl_semi_sync_master_enabled = 1");
+        replica.sql("set global rpl_semi_sync_slave_enabled = 1");
+        replica.sql("stop slave io_thread");
+        replica.sql("start slave io_thread");
+        let clients = "select variable_value from information_schema.global_status \
+                       where variable_name = 'rpl_semi_sync_master_clients'";
+        primary.wait_for_sql(clients, "1");
+    }
+
     fn answering(&self) -> impl Iterator<Item = &MariaDb> {
         let running = |node: &&MariaDb| node.is_running() && !node.is_frozen();
         self.nodes.iter().filter(running)
@@ -292,6 +308,15 @@ impl MariaDb {
         let gtid = primary.sql("select @@gtid_binlog_pos");
         let waited = self.sql(&format!("select master_gtid_wait('{gtid}', 20)"));
         assert_eq!(waited, "0", "{} did not reach {gtid}", self.name);
+    }
+
+    /// Receives nothing more, and applies what it has: a careful operator does so before a promotion.
+    #[track_caller]
+    pub fn apply_what_it_received(&self) {
+        self.sql("stop slave io_thread");
+        let received = self.replica_status("Gtid_IO_Pos").expect("a replica");
+        let waited = self.sql(&format!("select master_gtid_wait('{received}', 20)"));
+        assert_eq!(waited, "0", "{} did not reach {received}", self.name);
     }
 
     #[track_caller]

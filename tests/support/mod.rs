@@ -29,6 +29,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod redis_node;
 pub mod relay;
 pub mod sentinel;
 mod service;

@@ -63,6 +63,35 @@ impl Record {
         ids.filter(|id| there.contains_key(id)).count()
     }
 
+    /// Ids on this node of writes that began after a moment, acknowledged or not.
+    #[track_caller]
+    pub fn begun_after(&self, moment: Instant, node: SocketAddr) -> usize {
+        let there = count(&self.read(node));
+        let late = self.attempts.iter().filter(|it| it.began > moment);
+        let ids = late.filter_map(|it| it.id);
+        ids.filter(|id| there.contains_key(id)).count()
+    }
+
+    /// Acknowledged writes that began after a moment and are lost.
+    pub fn lost_after(&self, verdict: &Verdict, moment: Instant) -> Vec<u64> {
+        let late = self.acknowledged().filter(|it| it.began > moment);
+        let ids = late.filter_map(|it| it.id);
+        ids.filter(|id| verdict.lost.contains(id)).collect()
+    }
+
+    /// What asynchronous replication lost is of the past: of the writes that were acknowledged
+    /// and began after a new primary was known, and there were some, each is there.
+    #[track_caller]
+    pub fn expect_none_lost_after(&self, verdict: &Verdict, known: Instant) {
+        let late = self.acknowledged().filter(|it| it.began > known);
+        assert!(
+            late.count() > 0,
+            "nothing was acknowledged since\n{verdict}"
+        );
+        let lost = self.lost_after(verdict, known).len();
+        assert_eq!(lost, 0, "acknowledged since and lost\n{verdict}");
+    }
+
     /// The longest time without an acknowledged write that overlaps `[from, until]`.
     pub fn outage_within(&self, from: Instant, until: Instant) -> Outage {
         let ends = self.acknowledged().map(|attempt| attempt.ended);

@@ -15,6 +15,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
+use rustls::ClientConfig;
+
 use super::PATIENCE;
 use super::client::Dialect;
 use super::client::Failure;
@@ -74,6 +76,8 @@ pub struct Launch {
     writers: usize,
     pause: Duration,
     patience: Duration,
+    session_writes: u64,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Workload {
@@ -87,6 +91,8 @@ impl Workload {
             writers: 4,
             pause: Duration::from_millis(2),
             patience: Duration::from_secs(90),
+            session_writes: u64::MAX,
+            tls: None,
         }
     }
 
@@ -174,6 +180,18 @@ impl Launch {
         self
     }
 
+    /// As many writes in each session, then a new one: places are given back.
+    pub fn session_writes(mut self, writes: u64) -> Self {
+        self.session_writes = writes;
+        self
+    }
+
+    /// Redis: within TLS.
+    pub fn tls(mut self, config: &Arc<ClientConfig>) -> Self {
+        self.tls = Some(Arc::clone(config));
+        self
+    }
+
     /// Makes the table if it is missing, and starts.
     #[track_caller]
     pub fn start(self) -> Workload {
@@ -185,10 +203,11 @@ impl Launch {
                 addr: self.addr,
                 user: self.user.clone(),
                 patience: self.patience,
+                tls: self.tls.clone(),
                 shared: Arc::clone(&shared),
             };
-            let pause = self.pause;
-            thread::spawn(move || writer.write_as_an_application(pause))
+            let (pause, session_writes) = (self.pause, self.session_writes);
+            thread::spawn(move || writer.write_as_an_application(pause, session_writes))
         });
         let threads = threads.collect();
         Workload {
@@ -210,6 +229,7 @@ impl OracleWriter {
                 addr: *addr,
                 user: USER.to_owned(),
                 patience: ORACLE_PATIENCE,
+                tls: None,
                 shared: Arc::clone(&shared),
             };
             thread::spawn(move || writer.write_as_an_oracle())
@@ -287,22 +307,26 @@ struct Writer {
     addr: SocketAddr,
     user: String,
     patience: Duration,
+    tls: Option<Arc<ClientConfig>>,
     shared: Arc<Shared>,
 }
 
 impl Writer {
     /// A new session at once when a statement failed, and after a pause when there was none.
-    fn write_as_an_application(&self, pause: Duration) {
+    fn write_as_an_application(&self, pause: Duration, session_writes: u64) {
         let mut session = None;
+        let mut written = 0;
         for id in self.ids() {
             if session.is_none() {
                 session = self.open();
+                written = 0;
             }
             let Some(open) = &mut session else {
                 thread::sleep(RECONNECT_PAUSE);
                 continue;
             };
-            if self.write(open, id).is_err() {
+            written += 1;
+            if self.write(open, id).is_err() || written == session_writes {
                 session = None;
             }
             thread::sleep(pause);
@@ -335,7 +359,12 @@ impl Writer {
 
     fn open(&self) -> Option<Session> {
         let began = Instant::now();
-        match Session::open(self.shared.dialect, self.addr, &self.user, self.patience) {
+        let (dialect, user) = (self.shared.dialect, &self.user);
+        let opened = match &self.tls {
+            None => Session::open(dialect, self.addr, user, self.patience),
+            Some(tls) => Session::open_tls(dialect, self.addr, user, self.patience, tls),
+        };
+        match opened {
             Ok(session) => Some(session),
             Err(failure) => {
                 self.keep(None, began, Err(failure));

@@ -39,6 +39,27 @@ fn a_planted_lost_write_is_found() {
 }
 
 #[test]
+fn a_planted_lost_write_has_its_time() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let cluster = PostgresCluster::start(0);
+    let primary = cluster.primary();
+    let workload = Workload::through(Dialect::Postgres, primary.addr()).start();
+    workload.wait_for_every_writer();
+    let moment = Instant::now();
+    workload.wait_for_every_writer();
+    let record = workload.finish();
+    // The first writer's first and last.
+    let last = primary.sql("select max(id) from writes where id < 1::bigint << 32");
+    primary.sql(&format!("delete from writes where id in (0, {last})"));
+    let verdict = record.verdict(primary.addr());
+    let last = last.parse().unwrap();
+    assert_eq!(verdict.lost, [0, last], "{verdict}");
+    assert_eq!(record.lost_after(&verdict, moment), [last]);
+    assert!(record.begun_after(moment, primary.addr()) >= 3);
+    assert_eq!(record.begun_after(record.ended, primary.addr()), 0);
+}
+
+#[test]
 fn a_planted_duplicate_is_found() {
     let _watchdog = Watchdog::bites_after(LIMIT);
     let cluster = PostgresCluster::start(0);

@@ -7,9 +7,9 @@ use crate::support::Watchdog;
 use crate::support::client::Dialect;
 use crate::support::client::Failure;
 use crate::support::redis::redis_cli;
-use crate::support::sentinel::ACL_PASSWORD;
-use crate::support::sentinel::ACL_USER;
-use crate::support::sentinel::Options;
+use crate::support::redis_node::ACL_PASSWORD;
+use crate::support::redis_node::ACL_USER;
+use crate::support::redis_node::Options;
 use crate::support::sentinel::RedisSentinels;
 use crate::support::workload::OracleWriter;
 use crate::support::workload::Workload;
@@ -67,6 +67,7 @@ fn servers_ask_for_a_user_and_speak_tls_when_told() {
     let options = Options {
         acl: true,
         tls: Some((pair.cert_file, pair.key_file, authority.ca_file.clone())),
+        ..Options::default()
     };
     let cluster = RedisSentinels::start_with(&options);
     let primary = cluster.primary();

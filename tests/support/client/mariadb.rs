@@ -1,13 +1,12 @@
 //! MariaDB's protocol: login without a password, the text protocol of COM_QUERY.
 
-use std::io::BufReader;
 use std::io::Read;
 use std::io::Write;
-use std::net::TcpStream;
 
 use super::Row;
 use super::SessionEnd;
 use super::Stop;
+use super::Stream;
 use super::nonsense;
 
 pub(super) const QUIT: &[u8] = b"\x01\0\0\0\x01";
@@ -17,7 +16,7 @@ const CAPABILITIES: u32 = 0x1 | 0x8 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;
 const MAX_PACKET_BYTES: u32 = 1 << 24;
 const UTF8MB4: u8 = 45;
 
-pub(super) fn login(stream: &mut BufReader<TcpStream>, user: &str) -> Result<(), Stop> {
+pub(super) fn login(stream: &mut Stream, user: &str) -> Result<(), Stop> {
     let (sequence, greeting) = read_packet(stream)?;
     if greeting.first() == Some(&0xff) {
         return Err(refusal(&greeting));
@@ -45,7 +44,7 @@ pub(super) fn login(stream: &mut BufReader<TcpStream>, user: &str) -> Result<(),
     }
 }
 
-pub(super) fn query(stream: &mut BufReader<TcpStream>, statement: &str) -> Result<Vec<Row>, Stop> {
+pub(super) fn query(stream: &mut Stream, statement: &str) -> Result<Vec<Row>, Stop> {
     let command = format!("\x03{statement}");
     // A server that ended the session meanwhile may have said why: read that first.
     let _ = write_packet(stream, 0, command.as_bytes());
@@ -70,7 +69,7 @@ pub(super) fn query(stream: &mut BufReader<TcpStream>, statement: &str) -> Resul
     }
 }
 
-fn read_packet(stream: &mut BufReader<TcpStream>) -> Result<(u8, Vec<u8>), Stop> {
+fn read_packet(stream: &mut Stream) -> Result<(u8, Vec<u8>), Stop> {
     let mut header = [0; 4];
     stream.read_exact(&mut header)?;
     let length = u32::from_le_bytes([header[0], header[1], header[2], 0]);
@@ -79,7 +78,7 @@ fn read_packet(stream: &mut BufReader<TcpStream>) -> Result<(u8, Vec<u8>), Stop>
     Ok((header[3], body))
 }
 
-fn write_packet(stream: &mut BufReader<TcpStream>, sequence: u8, body: &[u8]) -> Result<(), Stop> {
+fn write_packet(stream: &mut Stream, sequence: u8, body: &[u8]) -> Result<(), Stop> {
     let length = u32::try_from(body.len()).unwrap().to_le_bytes();
     let mut packet = vec![length[0], length[1], length[2], sequence];
     packet.extend(body);

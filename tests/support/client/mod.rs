@@ -7,13 +7,20 @@ mod postgres;
 mod redis;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::io::BufReader;
 use std::io::ErrorKind;
+use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::ClientConnection;
+use rustls::StreamOwned;
 
 /// Who logs in, everywhere, without a password.
 pub const USER: &str = "app";
@@ -80,8 +87,16 @@ impl Failure {
 #[derive(Debug)]
 pub struct Session {
     dialect: Dialect,
-    stream: BufReader<TcpStream>,
+    stream: Stream,
 }
+
+/// The server's words, and the way to answer them.
+type Stream = BufReader<Box<dyn Wire>>;
+
+/// In the clear or not.
+trait Wire: Read + Write + Send + fmt::Debug {}
+
+impl<T: Read + Write + Send + fmt::Debug> Wire for T {}
 
 /// Why a login or a statement has no answer, before it is known which of both it was.
 enum Stop {
@@ -103,14 +118,24 @@ impl Session {
         user: &str,
         patience: Duration,
     ) -> Result<Self, Failure> {
-        let stream = TcpStream::connect_timeout(&addr, patience)
-            .and_then(|stream| {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(patience))?;
-                stream.set_write_timeout(Some(patience))?;
-                Ok(stream)
-            })
-            .map_err(|error| Failure::Connect(error.kind()))?;
+        let stream = connect(addr, patience)?;
+        Self::log_in(dialect, Box::new(stream), user)
+    }
+
+    /// As [`Self::open`], within TLS from the first byte on.
+    pub fn open_tls(
+        dialect: Dialect,
+        addr: SocketAddr,
+        user: &str,
+        patience: Duration,
+        config: &Arc<ClientConfig>,
+    ) -> Result<Self, Failure> {
+        let stream = connect(addr, patience)?;
+        let tls = ClientConnection::new(Arc::clone(config), addr.ip().into()).unwrap();
+        Self::log_in(dialect, Box::new(StreamOwned::new(tls, stream)), user)
+    }
+
+    fn log_in(dialect: Dialect, stream: Box<dyn Wire>, user: &str) -> Result<Self, Failure> {
         let mut stream = BufReader::new(stream);
         let login = match dialect {
             Dialect::Postgres => postgres::login(&mut stream, user),
@@ -150,6 +175,17 @@ impl Drop for Session {
         };
         let _ = self.stream.get_mut().write_all(goodbye);
     }
+}
+
+fn connect(addr: SocketAddr, patience: Duration) -> Result<TcpStream, Failure> {
+    TcpStream::connect_timeout(&addr, patience)
+        .and_then(|stream| {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(patience))?;
+            stream.set_write_timeout(Some(patience))?;
+            Ok(stream)
+        })
+        .map_err(|error| Failure::Connect(error.kind()))
 }
 
 /// How often each class occurred.

@@ -1,13 +1,12 @@
 //! PostgreSQL's protocol 3.0: startup without a password, simple queries.
 
-use std::io::BufReader;
 use std::io::Read;
 use std::io::Write;
-use std::net::TcpStream;
 
 use super::Row;
 use super::SessionEnd;
 use super::Stop;
+use super::Stream;
 use super::nonsense;
 
 pub(super) const TERMINATE: &[u8] = b"X\0\0\0\x04";
@@ -15,7 +14,7 @@ pub(super) const TERMINATE: &[u8] = b"X\0\0\0\x04";
 /// More than any answer of a test, less than the machine's memory.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
-pub(super) fn login(stream: &mut BufReader<TcpStream>, user: &str) -> Result<(), Stop> {
+pub(super) fn login(stream: &mut Stream, user: &str) -> Result<(), Stop> {
     let mut body = 196_608_u32.to_be_bytes().to_vec();
     for text in ["user", user, "database", "postgres", ""] {
         body.extend(text.bytes());
@@ -36,7 +35,7 @@ pub(super) fn login(stream: &mut BufReader<TcpStream>, user: &str) -> Result<(),
     }
 }
 
-pub(super) fn query(stream: &mut BufReader<TcpStream>, statement: &str) -> Result<Vec<Row>, Stop> {
+pub(super) fn query(stream: &mut Stream, statement: &str) -> Result<Vec<Row>, Stop> {
     let body = format!("{statement}\0");
     let mut message = vec![b'Q'];
     message.extend(length_of(body.as_bytes()));
@@ -62,7 +61,7 @@ pub(super) fn query(stream: &mut BufReader<TcpStream>, statement: &str) -> Resul
     }
 }
 
-fn read_message(stream: &mut BufReader<TcpStream>) -> Result<(u8, Vec<u8>), Stop> {
+fn read_message(stream: &mut Stream) -> Result<(u8, Vec<u8>), Stop> {
     let mut header = [0; 5];
     stream.read_exact(&mut header)?;
     let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;

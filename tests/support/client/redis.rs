@@ -1,26 +1,22 @@
 //! RESP2: words in, a status, a number, a text or a list out.
 
 use std::io::BufRead;
-use std::io::BufReader;
 use std::io::Read;
 use std::io::Write;
-use std::net::TcpStream;
 
 use super::Row;
 use super::SessionEnd;
 use super::Stop;
+use super::Stream;
 use super::nonsense;
 
 /// Redis greets nobody; PING shows that somebody serves.
-pub(super) fn login(stream: &mut BufReader<TcpStream>) -> Result<(), Stop> {
+pub(super) fn login(stream: &mut Stream) -> Result<(), Stop> {
     command(stream, "PING").map(|_| ())
 }
 
 /// A list becomes rows of one column; lists within lists become rows.
-pub(super) fn command(
-    stream: &mut BufReader<TcpStream>,
-    statement: &str,
-) -> Result<Vec<Row>, Stop> {
+pub(super) fn command(stream: &mut Stream, statement: &str) -> Result<Vec<Row>, Stop> {
     let words: Vec<&str> = statement.split_whitespace().collect();
     let mut request = format!("*{}\r\n", words.len());
     for word in words {
@@ -48,7 +44,7 @@ impl Reply {
     }
 }
 
-fn read_reply(stream: &mut BufReader<TcpStream>) -> Result<Reply, Stop> {
+fn read_reply(stream: &mut Stream) -> Result<Reply, Stop> {
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {
         return Err(Stop::Io(std::io::ErrorKind::UnexpectedEof.into()));
