@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::support::Watchdog;
 use crate::support::client::Dialect;
@@ -162,16 +163,20 @@ fn writes_follow_patronis_leader() {
     let next = cluster.leader();
     assert_ne!(next.name(), dead.name());
     names(&evergate, next.addr());
+    let known = Instant::now();
 
     // It comes back, and gets no write before it is a replica, or ever.
     dead.start();
     cluster.wait_until_complete();
     workload.wait_for_writes(100);
     let primary = cluster.leader().addr();
-    let (killed, unseen) = (workload.finish(), unseen.finish());
-    let (killed, unseen) = (killed.verdict(primary), unseen.verdict(primary));
-    killed.expect_none_doubled();
-    unseen.expect_none_doubled();
+    let records = [workload.finish(), unseen.finish()];
+    let [killed, unseen] = records.each_ref().map(|record| {
+        let verdict = record.verdict(primary);
+        verdict.expect_none_doubled();
+        record.expect_none_lost_after(&verdict, known);
+        verdict
+    });
     println!("kill: {killed}");
     expect_one_error_each(&killed);
     expect_few_errors(&unseen);
@@ -185,11 +190,14 @@ fn writes_follow_patronis_leader() {
     let next = cluster.leader();
     assert_ne!(next.name(), frozen.name());
     names(&evergate, next.addr());
+    let known = Instant::now();
     frozen.thaw();
     cluster.wait_until_complete();
     workload.wait_for_writes(100);
-    let thawed = workload.finish().verdict(cluster.leader().addr());
+    let record = workload.finish();
+    let thawed = record.verdict(cluster.leader().addr());
     thawed.expect_none_doubled();
+    record.expect_none_lost_after(&thawed, known);
     println!("freeze: {thawed}");
     expect_one_error_each(&thawed);
 }

@@ -13,7 +13,6 @@ use crate::support::sentinel::MASTER;
 use crate::support::sentinel::RedisSentinels;
 use crate::support::verdict::Verdict;
 use crate::support::wait_until;
-use crate::support::workload::Attempt;
 use crate::support::workload::OracleWriter;
 use crate::support::workload::Record;
 use crate::support::workload::Workload;
@@ -103,10 +102,7 @@ fn expect_that_only_the_past_was_lost(record: &Record, verdict: &Verdict, switch
     verdict.expect_none_doubled();
     assert_eq!(verdict.read_only_errors, 0, "{verdict}");
     assert_eq!(verdict.failed_connections, 0, "{verdict}");
-    let lost = |attempt: &&Attempt| attempt.id.is_some_and(|id| verdict.lost.contains(&id));
-    let late = record.attempts.iter().filter(lost);
-    let late = late.filter(|attempt| attempt.began > switched).count();
-    assert_eq!(late, 0, "{verdict}");
+    record.expect_none_lost_after(verdict, switched);
     let kept = verdict.acknowledged - verdict.lost.len();
     assert!(kept >= 100, "{verdict}");
 }

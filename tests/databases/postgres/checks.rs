@@ -6,6 +6,7 @@ use super::stage::Stage;
 use crate::pki::Authority;
 use crate::support::PATIENCE;
 use crate::support::Watchdog;
+use crate::support::client::Dialect;
 use crate::support::client::Failure;
 use crate::support::client::Session;
 use crate::support::pg_base::PASSWORD;
@@ -13,6 +14,7 @@ use crate::support::pg_cluster::PostgresCluster;
 use crate::support::pg_node::PgNode;
 use crate::support::wait_for;
 use crate::support::wait_until;
+use crate::support::workload::Workload;
 
 /// B8
 #[test]
@@ -53,6 +55,38 @@ fn a_full_server_is_not_a_dead_one() {
     }
     drop(sessions);
     wait_for(PATIENCE, "a new session", || stage.writer().ok());
+    assert!(!stage.evergate.stderr().contains("\"to\":\"down\""));
+}
+
+/// B8: nine places for forty.
+#[test]
+fn more_writers_than_connections_take_turns_and_no_write_is_lost() {
+    const MANY: usize = 40;
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let stage = Plan::default()
+        .check("interval: 400ms")
+        .failover("queue: {for: 120s, max_sessions: 1000}")
+        .start(PostgresCluster::with().replicas(0).connections(12).start());
+    let primary = stage.cluster.node(0);
+    let load = Workload::through(Dialect::Postgres, stage.write);
+    // Each gives its place back: for ever, nine would have all of them.
+    let load = load.writers(MANY).session_writes(5).start();
+    for _ in 0..3 {
+        load.wait_for_every_writer();
+    }
+    let log = primary.log();
+    let refusals = ["connection slots are reserved", "too many clients"];
+    let is_refusal = |line: &&str| refusals.iter().any(|words| line.contains(words));
+    assert!(
+        log.lines().any(|line| is_refusal(&line)),
+        "never full: {log}"
+    );
+
+    let verdict = load.finish().verdict(primary.addr());
+    println!("{verdict}");
+    verdict.expect_intact();
+    assert!(verdict.errors.is_empty(), "{verdict}");
+    assert_eq!(stage.node(primary)["health"], "up");
     assert!(!stage.evergate.stderr().contains("\"to\":\"down\""));
 }
 

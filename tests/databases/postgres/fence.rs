@@ -35,8 +35,12 @@ fn an_old_primary_that_is_first_after_a_restart_is_fenced() {
     new.wait_until_it_caught_up_with(old);
     old.kill_9();
     new.promote();
+    let known = stage.wait_for_primary(new);
     load.wait_for_every_writer();
-    load.finish().verdict(new.addr()).expect_none_doubled();
+    let record = load.finish();
+    let verdict = record.verdict(new.addr());
+    verdict.expect_none_doubled();
+    record.expect_none_lost_after(&verdict, known);
 
     let stage = stage.kill_evergate_and_restart(|cluster| {
         cluster.node(1).kill_9();
@@ -69,16 +73,19 @@ fn a_failover_goes_on_when_evergate_is_killed_in_its_midst() {
     stage.wait_until_held(WRITERS);
     let stage = stage.kill_evergate_and_restart(|cluster| cluster.node(1).promote());
     let (old, new) = (stage.cluster.node(0), stage.cluster.node(1));
+    let known = stage.wait_for_primary(new);
     load.wait_for_every_writer();
     old.start();
     stage.wait_for_role(old, "fenced", "stale_timeline");
     let before = rows_of(old);
     load.wait_for_writes(SOME);
-    let verdict = load.finish().verdict(new.addr());
+    let record = load.finish();
+    let verdict = record.verdict(new.addr());
     println!("{verdict}");
     assert_eq!(verdict.read_only_errors, 0, "{verdict}");
     assert_eq!(rows_of(old), before);
     verdict.expect_none_doubled();
+    record.expect_none_lost_after(&verdict, known);
 }
 
 /// What docs/configuration.md says of `state_dir`: why it exists.
@@ -138,13 +145,15 @@ fn of_two_primaries_neither_is_written_to_until_one_yields() {
     assert_eq!([old, new].map(|node| rows_of(node)), before);
 
     old.stop(Shutdown::Fast);
+    let known = stage.wait_for_primary(new);
     load.wait_for_every_writer();
-    stage.wait_for_role(new, "primary", "claims_primary");
     assert_eq!(has_primary(&stage), Some(1.0));
-    let verdict = load.finish().verdict(new.addr());
+    let record = load.finish();
+    let verdict = record.verdict(new.addr());
     expect_an_error_each(&verdict);
     assert_eq!(verdict.read_only_errors, 0, "{verdict}");
     verdict.expect_none_doubled();
+    record.expect_none_lost_after(&verdict, known);
 }
 
 #[test]

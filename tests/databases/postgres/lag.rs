@@ -80,7 +80,9 @@ fn a_replica_that_is_seconds_behind_gets_no_new_session_and_keeps_the_old() {
     behind.resume_replay();
     wait_until_it_gets_readers(&stage, behind);
     let verdict = load.finish().verdict(stage.cluster.node(0).addr());
+    verdict.expect_intact();
     assert_eq!(verdict.failed_statements, 0, "{verdict}");
+    assert_eq!(verdict.failed_connections, 0, "{verdict}");
 }
 
 #[test]

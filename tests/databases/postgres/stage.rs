@@ -20,7 +20,6 @@ use crate::support::ports::free_addr;
 use crate::support::verdict::Verdict;
 use crate::support::wait_until;
 use crate::support::workload::OracleWriter;
-use crate::support::workload::Record;
 use crate::support::workload::Workload;
 
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -195,6 +194,8 @@ impl Stage {
         let load = Workload::through(Dialect::Postgres, self.write).writers(WRITERS);
         let load = load.start();
         load.wait_for_writes(SOME);
+        // Who still logs in when the primary dies has an error of another kind.
+        load.wait_for_every_writer();
         load
     }
 
@@ -245,6 +246,13 @@ impl Stage {
         let what = format!("{} is {role} ({cause})", node.name());
         let wanted = (role.to_owned(), cause.to_owned());
         wait_until(PATIENCE, &what, || self.role(node) == wanted);
+    }
+
+    /// Waits until this node is the primary: what begins from now on must not be lost.
+    #[track_caller]
+    pub fn wait_for_primary(&self, node: &PgServer) -> Instant {
+        self.wait_for_role(node, "primary", "claims_primary");
+        Instant::now()
     }
 
     #[track_caller]
@@ -304,24 +312,17 @@ pub fn rows_of(node: &PgServer) -> HashSet<u64> {
     rows.lines().map(|row| row.parse().unwrap()).collect()
 }
 
-/// Writes that were begun after this moment and are on this node, acknowledged or not.
-#[track_caller]
-pub fn begun_after(record: &Record, moment: Instant, node: &PgServer) -> usize {
-    let rows = rows_of(node);
-    let late = record.attempts.iter().filter(|it| it.began > moment);
-    let ids = late.filter_map(|it| it.id);
-    ids.filter(|id| rows.contains(id)).count()
-}
-
 /// What a failover has cost the load: at most one error for each session, which found nobody that
-/// takes no writes.
+/// takes no writes, and nothing that began after the new primary was `known`.
 #[track_caller]
 pub fn expect_an_error_each_at_most(
     load: Workload,
     oracle: OracleWriter,
     new: &PgServer,
+    known: Instant,
 ) -> Verdict {
-    let verdict = load.finish().verdict(new.addr());
+    let record = load.finish();
+    let verdict = record.verdict(new.addr());
     let baseline = oracle.finish().verdict(new.addr());
     println!(
         "{verdict}\nadded outage: {:?}",
@@ -330,6 +331,7 @@ pub fn expect_an_error_each_at_most(
     assert_eq!(verdict.failed_connections, 0, "{verdict}");
     assert_eq!(verdict.read_only_errors, 0, "{verdict}");
     assert!(verdict.failed_statements <= WRITERS, "{verdict}");
+    record.expect_none_lost_after(&verdict, known);
     verdict
 }
 
