@@ -1,5 +1,7 @@
 //! `protocol: mysql` listeners in front of MariaDB servers that change their roles.
 
+mod failover;
+
 use std::io::Read;
 use std::net::SocketAddr;
 use std::net::TcpStream;
