@@ -1,5 +1,9 @@
 //! `protocol: redis` listeners in front of real servers that change their roles.
 
+mod not_ready;
+mod stage;
+mod tls;
+
 use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
