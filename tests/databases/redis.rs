@@ -1,5 +1,6 @@
 //! `protocol: redis` listeners in front of real servers that change their roles.
 
+mod failover;
 mod not_ready;
 mod stage;
 mod tls;
