@@ -325,8 +325,10 @@ causes! {
     BadProxyHeader => "bad_proxy_header",
     /// The bytes are not the protocol that the listener speaks.
     BadProtocol => "bad_protocol",
-    /// The connection only brought a CancelRequest, which went to its session's backend.
+    /// The connection only brought a CancelRequest, which its session's backend has taken.
     CancelForwarded => "cancel_forwarded",
+    /// A CancelRequest that did not get to its session's backend, or that it did not take in time.
+    CancelFailed => "cancel_failed",
     /// A CancelRequest whose key no session has, or from an address that has guessed too often.
     CancelUnknown => "cancel_unknown",
     /// A request that breaks the rules of HTTP.

@@ -171,11 +171,7 @@ impl Journey<'_> {
             Dialect::MySql => target.tls.take(),
             Dialect::Opaque | Dialect::Postgres | Dialect::SealedPostgres | Dialect::Redis => None,
         };
-        let late_tls = late_tls.map(|(connector, config)| LateTls {
-            connector,
-            config,
-            address,
-        });
+        let late_tls = late_tls.map(|tls| LateTls { tls, address });
         Some(Attempt {
             target,
             late_tls,
@@ -226,6 +222,7 @@ impl Journey<'_> {
             peer: Peer {
                 backend,
                 address: attempt.target.address,
+                tls: attempt.target.tls,
                 role: self.cell.intent.role,
             },
             place: attempt.place,

@@ -30,11 +30,18 @@ pub struct Target {
     pub source: Arc<[IpAddr]>,
     /// Says how TLS begins.
     pub protocol: Protocol,
-    /// With the backend's settings, which say what name to verify.
-    pub tls: Option<(TlsConnector, BackendConfig)>,
+    pub tls: Option<Arc<TlsToBackend>>,
     pub timeout: Duration,
     /// Bytes that come before everything else: a PROXY header.
     pub preamble: Vec<u8>,
+}
+
+/// TLS to one backend; shared with the session, which may outlive the backend's place in the table.
+#[derive(Debug, Clone)]
+pub struct TlsToBackend {
+    pub connector: TlsConnector,
+    /// Its settings say what name to verify.
+    pub config: BackendConfig,
 }
 
 /// A failed attempt. Nothing of the client's was sent, so another may follow.
@@ -45,11 +52,26 @@ pub struct DialError {
 }
 
 impl Target {
-    /// A backend of this cluster, at an address that it has or had. The preamble is made only
-    /// for a cluster that wants one.
+    /// A backend of this cluster. The preamble is made only for a cluster that wants one.
     pub fn new(
         cluster: &ClusterTable,
         backend: &BackendConfig,
+        address: SocketAddr,
+        preamble: impl FnOnce() -> Vec<u8>,
+    ) -> Self {
+        let tls = cluster.tls.clone().map(|connector| {
+            Arc::new(TlsToBackend {
+                connector,
+                config: backend.clone(),
+            })
+        });
+        Self::with_tls(cluster, tls, address, preamble)
+    }
+
+    /// As [`Self::new`], for a server that had its place in the cluster, and TLS as it was then.
+    pub fn with_tls(
+        cluster: &ClusterTable,
+        tls: Option<Arc<TlsToBackend>>,
         address: SocketAddr,
         preamble: impl FnOnce() -> Vec<u8>,
     ) -> Self {
@@ -57,7 +79,7 @@ impl Target {
             address,
             source: Arc::clone(&cluster.config.connect.source),
             protocol: cluster.config.protocol,
-            tls: cluster.tls.clone().map(|tls| (tls, backend.clone())),
+            tls,
             timeout: cluster.config.connect.timeout,
             preamble: if cluster.config.send_proxy_protocol {
                 preamble()
@@ -110,14 +132,15 @@ async fn connect(target: &Target) -> Result<Transport, DialError> {
 
 async fn encrypt(
     mut tcp: TcpStream,
-    (tls, config): &(TlsConnector, BackendConfig),
+    tls: &TlsToBackend,
     target: &Target,
 ) -> Result<Transport, DialError> {
     match target.protocol {
         Protocol::Postgres => postgres::ask_for_tls(&mut tcp).await?,
         Protocol::Tcp | Protocol::MySql | Protocol::Redis | Protocol::Http => {}
     }
-    match tls.connect(config, target.address, tcp).await {
+    let TlsToBackend { connector, config } = tls;
+    match connector.connect(config, target.address, tcp).await {
         Ok(stream) => Ok(Transport::Backend(Box::new(stream))),
         Err(error) => Err(DialError {
             cause: match net::cause_of(&error) {

@@ -11,6 +11,7 @@ use crate::cluster::WantedRole;
 use crate::protocol::postgres::binding::without_channel_binding;
 use crate::proxy::Shared;
 use crate::proxy::dial::DialError;
+use crate::proxy::dial::TlsToBackend;
 use crate::proxy::mysql;
 use crate::proxy::postgres;
 use crate::proxy::redis;
@@ -34,10 +35,12 @@ pub enum Dialect {
 }
 
 /// The backend that a session is connected to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     pub backend: Arc<BackendHandle>,
     pub address: SocketAddr,
+    /// How it was reached.
+    pub tls: Option<Arc<TlsToBackend>>,
     /// What the session came for.
     pub role: WantedRole,
 }

@@ -27,6 +27,7 @@ use crate::proxy::Shared;
 use crate::proxy::access::permits;
 use crate::proxy::dialect::Dialect;
 use crate::proxy::postgres;
+use crate::proxy::postgres::CancelErrand;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
@@ -40,6 +41,14 @@ pub struct Greeted {
     pub first_bytes: Vec<u8>,
     pub origin: Origin,
     pub dialect: Dialect,
+}
+
+/// What a client has come for.
+#[derive(Debug)]
+pub enum Errand {
+    Session(Greeted),
+    /// To end a query of another session.
+    Cancel(CancelErrand),
 }
 
 /// What is known of a client: all that a pick and a PROXY header need.
@@ -126,13 +135,12 @@ pub async fn greet(
         });
     }
     cell.set_phase(Phase::Handshake);
-    match timeout(
-        config.handshake_timeout,
-        negotiate(tcp, peer, entry, shared),
-    )
-    .await
-    {
-        Ok(result) => result,
+    let negotiation = negotiate(tcp, peer, entry);
+    match timeout(config.handshake_timeout, negotiation).await {
+        Ok(Ok(Errand::Session(greeted))) => Ok(greeted),
+        // The client has said all that it has to say: what is slow now is a server.
+        Ok(Ok(Errand::Cancel(errand))) => Err(Box::pin(errand.run(config, shared)).await),
+        Ok(Err(end)) => Err(end),
         Err(_) => Err(refused(Side::Client, Cause::HandshakeTimeout)),
     }
 }
@@ -145,8 +153,7 @@ pub async fn negotiate(
     mut tcp: TcpStream,
     peer: SocketAddr,
     entry: &ListenerEntry,
-    shared: &Shared,
-) -> Result<Greeted, SessionEnd> {
+) -> Result<Errand, SessionEnd> {
     let mut origin = Origin {
         client: peer,
         server: None,
@@ -164,15 +171,17 @@ pub async fn negotiate(
         }
     }
     match entry.config.protocol {
-        Protocol::Tcp | Protocol::Redis | Protocol::Http => open_opaque(tcp, origin, entry).await,
-        Protocol::MySql => Ok(Greeted {
+        Protocol::Tcp | Protocol::Redis | Protocol::Http => {
+            open_opaque(tcp, origin, entry).await.map(Errand::Session)
+        }
+        Protocol::MySql => Ok(Errand::Session(Greeted {
             client: Transport::Plain(tcp),
             first_bytes: Vec::new(),
             origin,
             dialect: Dialect::MySql,
-        }),
+        })),
         // Boxed, as all that few sessions need: every one is as large as the largest.
-        Protocol::Postgres => Box::pin(postgres::greet(tcp, origin, entry, shared)).await,
+        Protocol::Postgres => Box::pin(postgres::greet(tcp, origin, entry)).await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -13,7 +14,6 @@ use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::cluster::WantedRole;
-use crate::config::BackendConfig;
 use crate::net;
 use crate::protocol::mysql::Capabilities;
 use crate::protocol::mysql::follower::SessionFollower;
@@ -28,12 +28,12 @@ use crate::protocol::mysql::packet::message;
 use crate::protocol::mysql::response::ER_CON_COUNT;
 use crate::protocol::mysql::response::ER_SERVER_SHUTDOWN;
 use crate::proxy::dial::DialError;
+use crate::proxy::dial::TlsToBackend;
 use crate::proxy::handshake::tls_failed;
 use crate::proxy::mysql::refuse;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
 use crate::tls::TlsAcceptor;
-use crate::tls::TlsConnector;
 
 /// The greeting has 0.
 const LOGIN_SEQUENCE: u8 = 1;
@@ -57,8 +57,7 @@ struct OfferedTls {
 /// TLS that begins behind the backend's greeting.
 #[derive(Debug)]
 pub struct LateTls {
-    pub connector: TlsConnector,
-    pub config: BackendConfig,
+    pub tls: Arc<TlsToBackend>,
     pub address: SocketAddr,
 }
 
@@ -251,7 +250,7 @@ async fn send_login(
     };
     *flags = (lower.0 as u32).to_le_bytes();
     let mut sequence = LOGIN_SEQUENCE;
-    if let Some(tls) = tls {
+    if let Some(LateTls { tls, address }) = tls {
         let request = payload.get(..SSL_REQUEST_BYTES).ok_or(Cause::BadProtocol)?;
         // MySQL goes by the flags of this request, not by those of the login inside TLS.
         let sent = write(&mut backend, &message(sequence, request)).await;
@@ -259,7 +258,7 @@ async fn send_login(
         let Transport::Plain(tcp) = backend else {
             return Err(Cause::TlsFailed);
         };
-        let connected = tls.connector.connect(&tls.config, tls.address, tcp).await;
+        let connected = tls.connector.connect(&tls.config, address, tcp).await;
         let connected = connected.map_err(|error| {
             tracing::debug!(%error, "TLS handshake with a backend failed");
             Cause::TlsFailed

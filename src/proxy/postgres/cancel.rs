@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io;
 use std::net::IpAddr;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -18,6 +18,7 @@ use std::time::Instant;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::cluster::Cause;
@@ -25,15 +26,17 @@ use crate::cluster::Phase;
 use crate::cluster::SessionEnd;
 use crate::cluster::Side;
 use crate::config::ListenerConfig;
+use crate::config::Protocol;
 use crate::protocol::postgres::CancelKey;
 use crate::protocol::postgres::follow::IssuedKey;
 use crate::protocol::postgres::frontend;
 use crate::proxy::Shared;
 use crate::proxy::dial;
 use crate::proxy::dial::Target;
+use crate::proxy::dialect::Peer;
 use crate::proxy::handshake::Origin;
 use crate::proxy::postgres::guess::GuessLimit;
-use crate::routing::BackendHandle;
+use crate::proxy::transport::Transport;
 
 /// A server closes as soon as it has signalled the session. A client that waits for longer
 /// would rather know that it failed.
@@ -47,11 +50,18 @@ pub struct CancelKeys {
     guesses: GuessLimit,
 }
 
+/// A CancelRequest and who brings it.
+#[derive(Debug)]
+pub struct CancelErrand {
+    pub key: CancelKey,
+    pub origin: Origin,
+    pub client: Transport,
+}
+
 /// Whom a cancel is for.
 #[derive(Debug, Clone)]
 struct Session {
-    backend: Arc<BackendHandle>,
-    address: SocketAddr,
+    peer: Peer,
     /// As the backend gave it.
     key: CancelKey,
 }
@@ -85,18 +95,8 @@ pub fn issue() -> Option<IssuedKey> {
 
 impl CancelKeys {
     /// Makes `issued` good for a session until the result is dropped.
-    pub fn register(
-        self: &Arc<Self>,
-        issued: CancelKey,
-        key: CancelKey,
-        backend: Arc<BackendHandle>,
-        address: SocketAddr,
-    ) -> Registered {
-        let session = Session {
-            backend,
-            address,
-            key,
-        };
+    pub fn register(self: &Arc<Self>, issued: CancelKey, key: CancelKey, peer: Peer) -> Registered {
+        let session = Session { peer, key };
         match self.lock().entry(issued.clone()) {
             Entry::Vacant(place) => {
                 place.insert(session);
@@ -138,9 +138,15 @@ impl Drop for Registered {
     }
 }
 
-/// Brings a CancelRequest to its backend and waits until that has acted on it. An unknown key
-/// is dropped without a word, as by a server.
-pub async fn pass_on(
+impl CancelErrand {
+    /// Brings it to its backend and waits until that has acted on it; then our close says so. An
+    /// unknown key is dropped without a word, as by a server.
+    pub async fn run(self, config: &ListenerConfig, shared: &Shared) -> SessionEnd {
+        pass_on(&self.key, &self.origin, self.client.tcp(), config, shared).await
+    }
+}
+
+async fn pass_on(
     key: &CancelKey,
     origin: &Origin,
     client: &TcpStream,
@@ -154,21 +160,16 @@ pub async fn pass_on(
         Found::Nobody if config.tls_passthrough => everywhere(key, config, shared),
         Found::Nobody | Found::TooManyGuesses => Vec::new(),
     };
-    let cause = match sessions.is_empty() {
-        true => Cause::CancelUnknown,
-        false => Cause::CancelForwarded,
+    // Its client learns no more from a server, either: the close is all that it gets.
+    let (side, cause) = match sessions.is_empty() {
+        true => (Side::Client, Cause::CancelUnknown),
+        false => match deliver(sessions, origin, client, shared).await {
+            true => (Side::Client, Cause::CancelForwarded),
+            false => (Side::Backend, Cause::CancelFailed),
+        },
     };
-    let delivery = async {
-        for session in sessions {
-            // Sent or not: its client learns no more from a server, either.
-            deliver(&session, origin, client, shared).await;
-        }
-    };
-    if timeout(MAX_DELIVERY, delivery).await.is_err() {
-        tracing::debug!("cancel was not taken in time");
-    }
     SessionEnd {
-        side: Side::Client,
+        side,
         phase: Phase::Handshake,
         cause,
     }
@@ -186,24 +187,53 @@ fn everywhere(key: &CancelKey, config: &ListenerConfig, shared: &Shared) -> Vec<
     };
     let sessions = cluster.backends.iter().filter_map(|entry| {
         Some(Session {
-            backend: Arc::clone(&entry.handle),
-            address: entry.address?,
+            peer: Peer {
+                backend: Arc::clone(&entry.handle),
+                address: entry.address?,
+                // As the table has it: it has this backend.
+                tls: None,
+                role: config.intent.role,
+            },
             key: key.clone(),
         })
     });
-    sessions.filter(|it| it.backend.active() > 0).collect()
+    sessions.filter(|it| it.peer.backend.active() > 0).collect()
 }
 
-async fn deliver(session: &Session, origin: &Origin, client: &TcpStream, shared: &Shared) {
-    let Some(target) = target(session, origin, client, shared) else {
-        return;
+/// Whether all of them have taken it, within [`MAX_DELIVERY`].
+async fn deliver(
+    sessions: Vec<Session>,
+    origin: &Origin,
+    client: &TcpStream,
+    shared: &Shared,
+) -> bool {
+    // At once: one that stands still keeps it from nobody else. Dropped, the rest is given up.
+    let mut deliveries = JoinSet::new();
+    for session in sessions {
+        let target = target(&session.peer, origin, client, shared);
+        deliveries.spawn(send(session, target));
+    }
+    let all = async {
+        let mut all_taken = true;
+        while let Some(taken) = deliveries.join_next().await {
+            all_taken &= taken.unwrap_or(false);
+        }
+        all_taken
     };
+    timeout(MAX_DELIVERY, all).await.unwrap_or_else(|_| {
+        tracing::debug!("cancel was not taken in time");
+        false
+    })
+}
+
+/// Whether the backend has taken it.
+async fn send(session: Session, target: Target) -> bool {
+    let name = &session.peer.backend.name;
     let mut backend = match dial::dial(&target).await {
         Ok(backend) => backend,
         Err(failed) => {
-            let name = &session.backend.name;
             tracing::debug!(backend = %name, error = %failed.error, "cancel could not be sent");
-            return;
+            return false;
         }
     };
     let request = frontend::cancel_request(&session.key);
@@ -213,46 +243,62 @@ async fn deliver(session: &Session, origin: &Origin, client: &TcpStream, shared:
         // Never answered: the close says that it was read.
         backend.read(&mut [0]).await
     };
-    if let Err(error) = sent.await {
-        tracing::debug!(backend = %session.backend.name, %error, "cancel was cut off");
+    match sent.await {
+        Ok(0) => true,
+        // The end of TCP without that of TLS.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => true,
+        Ok(_) => {
+            tracing::debug!(backend = %name, "cancel was answered, as by no server");
+            false
+        }
+        Err(error) => {
+            tracing::debug!(backend = %name, %error, "cancel was cut off");
+            false
+        }
     }
 }
 
-/// How to reach the session's backend now; `None` once that is unknown.
-fn target(
-    session: &Session,
-    origin: &Origin,
-    client: &TcpStream,
-    shared: &Shared,
-) -> Option<Target> {
+/// How to reach the session's backend now; once it was removed, as it was reached before.
+fn target(peer: &Peer, origin: &Origin, client: &TcpStream, shared: &Shared) -> Target {
     let table = shared.table.load();
-    let cluster = table.clusters.get(&session.backend.cluster)?;
-    let mut backends = cluster.backends.iter();
-    let named = backends.find(|entry| entry.handle.name == session.backend.name);
-    // Its settings only say what name to verify: without TLS any backend's will do for one
-    // that was removed and has sessions left.
-    let any = || cluster.backends.first().filter(|_| cluster.tls.is_none());
-    let config = &named.or_else(any)?.config;
+    let Some(cluster) = table.clusters.get(&peer.backend.cluster) else {
+        return Target {
+            address: peer.address,
+            source: Arc::default(),
+            protocol: Protocol::Postgres,
+            tls: peer.tls.clone(),
+            timeout: MAX_DELIVERY,
+            preamble: Vec::new(),
+        };
+    };
     let preamble = || origin.preamble(client);
-    Some(Target::new(cluster, config, session.address, preamble))
+    let mut backends = cluster.backends.iter();
+    // Another one may have its name by now.
+    match backends.find(|entry| entry.handle.id == peer.backend.id) {
+        Some(entry) => Target::new(cluster, &entry.config, peer.address, preamble),
+        None => Target::with_tls(cluster, peer.tls.clone(), peer.address, preamble),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cluster::BackendId;
+    use crate::cluster::WantedRole;
+    use crate::routing::BackendHandle;
 
     fn key(process_id: u32, secret: &[u8]) -> CancelKey {
         CancelKey::new(process_id, secret).unwrap()
     }
 
-    fn backend() -> Arc<BackendHandle> {
-        Arc::new(BackendHandle::new(BackendId(1), "c".into(), "b".into()))
-    }
-
     fn register(keys: &Arc<CancelKeys>, issued: &CancelKey, own: &CancelKey) -> Registered {
-        let address = ([127, 0, 0, 1], 5432).into();
-        keys.register(issued.clone(), own.clone(), backend(), address)
+        let peer = Peer {
+            backend: Arc::new(BackendHandle::new(BackendId(1), "c".into(), "b".into())),
+            address: ([127, 0, 0, 1], 5432).into(),
+            tls: None,
+            role: WantedRole::Any,
+        };
+        keys.register(issued.clone(), own.clone(), peer)
     }
 
     fn found(keys: &CancelKeys, issued: &CancelKey) -> Option<CancelKey> {
@@ -304,6 +350,39 @@ mod tests {
             }
         }
         assert!((90..=100).contains(&looked_at), "{looked_at}");
+    }
+
+    /// Class 23, without the limit: each guess comes when the address may guess again.
+    #[test]
+    fn a_million_guesses_that_are_looked_at_find_nothing_and_leave_nothing() {
+        let keys = Arc::new(CancelKeys::default());
+        let issued: Vec<_> = (0..1000)
+            .map(|process_id| key(process_id, &issue().unwrap().random[..4]))
+            .collect();
+        let own = |process_id| key(process_id, b"real");
+        let sessions = (0..).zip(&issued);
+        let _sessions: Vec<_> = sessions
+            .map(|(id, it)| register(&keys, it, &own(id)))
+            .collect();
+        let places = keys.lock().capacity();
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let mut now = Instant::now();
+        for guess in 0..1_000_000_u32 {
+            let meant = &issued[guess as usize % issued.len()];
+            let wrong = key(meant.process_id(), &guess.to_be_bytes());
+            if wrong == *meant {
+                continue;
+            }
+            now += Duration::from_millis(100);
+            let found = keys.find(&wrong, client, now);
+            assert!(matches!(found, Found::Nobody), "{guess}");
+        }
+        // Whose keys they are finds them as ever.
+        for (id, it) in (0..).zip(&issued) {
+            assert_eq!(found(&keys, it), Some(own(id)));
+        }
+        assert_eq!(keys.lock().len(), issued.len());
+        assert_eq!(keys.lock().capacity(), places);
     }
 
     #[test]

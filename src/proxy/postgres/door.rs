@@ -16,6 +16,7 @@ use crate::cluster::Cause;
 use crate::cluster::SessionEnd;
 use crate::proxy::Shared;
 use crate::proxy::handshake;
+use crate::proxy::handshake::Errand;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
 
@@ -74,9 +75,14 @@ impl DoorRefusals {
         tokio::spawn(async move {
             let heard = async {
                 // What is wrong with the client itself has been said to it.
-                let Ok(mut greeted) = handshake::negotiate(client, peer, &entry, &shared).await
-                else {
-                    return;
+                let negotiated = handshake::negotiate(client, peer, &entry).await;
+                let mut greeted = match negotiated {
+                    Ok(Errand::Session(greeted)) => greeted,
+                    Ok(Errand::Cancel(errand)) => {
+                        errand.run(&entry.config, &shared).await;
+                        return;
+                    }
+                    Err(_) => return,
                 };
                 let role = entry.config.intent.role;
                 let words = greeted.dialect.refusal(end, role, &greeted.first_bytes);

@@ -64,9 +64,7 @@ impl Follow {
         } = self;
         let seen = server.feed(bytes, |event| match event {
             Event::CancelKey { issued, backend } => {
-                let peer = witness.peer();
-                let handle = Arc::clone(&peer.backend);
-                *registered = Some(keys.register(issued, backend, handle, peer.address));
+                *registered = Some(keys.register(issued, backend, witness.peer().clone()));
             }
             Event::ReadyForQuery(_) if *client == Client::Asked => *client = Client::Nothing,
             Event::Error {
@@ -159,6 +157,7 @@ mod tests {
         let peer = Peer {
             backend,
             address: ([127, 0, 0, 1], 5432).into(),
+            tls: None,
             role,
         };
         (Follow::new(peer, Arc::default(), reporter), reports)

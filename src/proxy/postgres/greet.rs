@@ -17,16 +17,16 @@ use crate::protocol::postgres::startup::Opening;
 use crate::protocol::postgres::startup::Request;
 use crate::protocol::postgres::startup::StartupError;
 use crate::protocol::postgres::startup::StartupMessage;
-use crate::proxy::Shared;
 use crate::proxy::access::permits;
 use crate::proxy::dialect::Dialect;
+use crate::proxy::handshake::Errand;
 use crate::proxy::handshake::Greeted;
 use crate::proxy::handshake::Login;
 use crate::proxy::handshake::Origin;
 use crate::proxy::handshake::client_failed;
 use crate::proxy::handshake::refused;
 use crate::proxy::handshake::tls_failed;
-use crate::proxy::postgres::cancel;
+use crate::proxy::postgres::cancel::CancelErrand;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
 use crate::tls::TlsAcceptor;
@@ -46,26 +46,23 @@ struct Guest<'a> {
     bytes: Vec<u8>,
     origin: Origin,
     entry: &'a ListenerEntry,
-    shared: &'a Shared,
 }
 
 /// Answers until the client begins its session, or seals it.
 ///
 /// # Errors
-/// Who failed and how, or what became of a cancel; the client was told.
+/// Who failed and how; the client was told.
 pub async fn greet(
     tcp: TcpStream,
     origin: Origin,
     entry: &ListenerEntry,
-    shared: &Shared,
-) -> Result<Greeted, SessionEnd> {
+) -> Result<Errand, SessionEnd> {
     let guest = |client, negotiation, origin| Guest {
         client,
         negotiation,
         bytes: Vec::with_capacity(USUAL_STARTUP_BYTES),
         origin,
         entry,
-        shared,
     };
     // Looked at and left where it is: the TLS handshake reads it.
     let mut first = [0];
@@ -83,12 +80,12 @@ pub async fn greet(
             let guest = guest(client, Negotiation::encrypted(), origin);
             guest.negotiate().await
         }
-        None if entry.config.tls_passthrough => Ok(Greeted {
+        None if entry.config.tls_passthrough => Ok(Errand::Session(Greeted {
             client: Transport::Plain(tcp),
             first_bytes: Vec::new(),
             origin,
             dialect: Dialect::SealedPostgres,
-        }),
+        })),
         None => Err(refused(Side::Client, Cause::BadProtocol)),
     }
 }
@@ -119,14 +116,18 @@ async fn accept_direct(
 
 impl Guest<'_> {
     /// A loop that ends: each kind of encryption may be asked for once.
-    async fn negotiate(mut self) -> Result<Greeted, SessionEnd> {
+    async fn negotiate(mut self) -> Result<Errand, SessionEnd> {
         loop {
             match self.next_request().await? {
-                Request::Ssl if self.entry.config.tls_passthrough => return Ok(self.seal()),
+                Request::Ssl if self.entry.config.tls_passthrough => {
+                    return Ok(Errand::Session(self.seal()));
+                }
                 Request::Ssl => self = self.encrypt().await?,
                 Request::GssEnc => self.answer(b"N").await?,
-                Request::Cancel(key) => return Err(self.cancel(key).await),
-                Request::Startup(message) => return self.begin(&message).await,
+                Request::Cancel(key) => return self.cancel(key),
+                Request::Startup(message) => {
+                    return self.begin(&message).await.map(Errand::Session);
+                }
             }
             self.bytes.clear();
         }
@@ -205,13 +206,15 @@ impl Guest<'_> {
         })
     }
 
-    async fn cancel(self, key: CancelKey) -> SessionEnd {
+    fn cancel(self, key: CancelKey) -> Result<Errand, SessionEnd> {
         if !permits(self.entry, self.origin.client.ip()) {
-            return refused(Side::Client, Cause::Denied);
+            return Err(refused(Side::Client, Cause::Denied));
         }
-        // The client waits for our close, which says that the cancel has arrived.
-        let (client, config) = (self.client.tcp(), &self.entry.config);
-        cancel::pass_on(&key, &self.origin, client, config, self.shared).await
+        Ok(Errand::Cancel(CancelErrand {
+            key,
+            origin: self.origin,
+            client: self.client,
+        }))
     }
 
     async fn answer(&mut self, bytes: &[u8]) -> Result<(), SessionEnd> {

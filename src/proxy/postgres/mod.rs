@@ -9,6 +9,7 @@ mod guess;
 mod refuse;
 mod startup;
 
+pub use cancel::CancelErrand;
 pub use cancel::CancelKeys;
 pub use door::DoorRefusals;
 pub use follow::Follow;

@@ -22,7 +22,7 @@ pub struct ListenerHandle {
 }
 
 /// Reasons under which a connection is counted as rejected.
-pub const REJECT_CAUSES: [Cause; 20] = [
+pub const REJECT_CAUSES: [Cause; 21] = [
     Cause::Denied,
     Cause::ListenerFull,
     Cause::ProcessFull,
@@ -42,6 +42,7 @@ pub const REJECT_CAUSES: [Cause; 20] = [
     Cause::StartingUp,
     Cause::ShuttingDown,
     Cause::CancelUnknown,
+    Cause::CancelFailed,
     Cause::OutOfResources,
 ];
 

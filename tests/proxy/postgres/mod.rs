@@ -2,6 +2,7 @@
 //! with peers of our own where nobody real behaves like that.
 
 mod cancel;
+mod cancel_delivery;
 mod cases;
 mod endings;
 mod evil;

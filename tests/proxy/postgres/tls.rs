@@ -46,7 +46,7 @@ fn ending_tls(
 }
 
 /// PostgreSQL that offers TLS, with a certificate of this authority.
-fn encrypted(authority: &Authority) -> Postgres {
+pub fn encrypted(authority: &Authority) -> Postgres {
     let postgres = Postgres::start();
     let pair = authority.issue("server", &["127.0.0.1"]);
     for (file, from) in [
@@ -67,7 +67,10 @@ fn encrypted(authority: &Authority) -> Postgres {
     postgres
 }
 
-fn over_tls(stream: TcpStream, config: ClientConfig) -> StreamOwned<ClientConnection, TcpStream> {
+pub fn over_tls(
+    stream: TcpStream,
+    config: ClientConfig,
+) -> StreamOwned<ClientConnection, TcpStream> {
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     StreamOwned::new(connection, stream)
