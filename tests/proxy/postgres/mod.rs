@@ -6,6 +6,7 @@ mod cancel_delivery;
 mod cases;
 mod endings;
 mod evil;
+mod guesses;
 mod refusals;
 mod sessions;
 mod tls;
