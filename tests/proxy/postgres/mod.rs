@@ -7,6 +7,7 @@ mod cases;
 mod endings;
 mod evil;
 mod guesses;
+mod hashing;
 mod refusals;
 mod sessions;
 mod tls;

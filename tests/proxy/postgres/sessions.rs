@@ -125,7 +125,7 @@ fn segments_of_one_byte_change_nothing() {
 }
 
 /// A server that lets everybody in and says who it is.
-fn saying(name: &[u8; 1]) -> SocketAddr {
+pub fn saying(name: &[u8; 1]) -> SocketAddr {
     let ready = ready_for_query(TransactionStatus::Idle);
     answering([named(name), LET_IN.to_vec(), ready].concat())
 }
