@@ -20,6 +20,7 @@ use crate::config::HashKey;
 use crate::config::Intent;
 use crate::config::MaxLag;
 use crate::config::Policy;
+use crate::config::Protocol;
 use crate::report::SessionView;
 use crate::routing;
 use crate::routing::ClusterTable;
@@ -74,7 +75,7 @@ pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Val
     let sni = client.sni.as_ref().map(|sni| sni.to_ascii_lowercase());
     let wish = Wish {
         sni: sni.as_deref(),
-        database: client.database.as_deref(),
+        database: database(entry, client),
         user: client.user.as_deref(),
     };
     let http = match &entry.config.http {
@@ -118,8 +119,8 @@ pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Val
                 client: source,
                 sni: sni.as_deref(),
                 login: LoginKeys {
-                    user: client.user.as_deref(),
-                    database: client.database.as_deref(),
+                    user: wish.user,
+                    database: wish.database,
                     parameter: hashed.or_else(|| hashed_parameter(cluster, client)),
                 },
             },
@@ -129,6 +130,17 @@ pub fn client(table: &RoutingTable, client: &Client, now: Instant) -> Result<Val
         add_pick(&mut shown, cluster, &request);
     }
     Ok(shown)
+}
+
+/// PostgreSQL takes the user's name for want of another.
+fn database<'a>(entry: &ListenerEntry, client: &'a Client) -> Option<&'a str> {
+    let named = client.database.as_deref();
+    match entry.config.protocol {
+        Protocol::Postgres => named
+            .filter(|name| !name.is_empty())
+            .or(client.user.as_deref()),
+        Protocol::Tcp | Protocol::MySql | Protocol::Redis | Protocol::Http => named,
+    }
 }
 
 /// The value of the startup parameter that the cluster hashes.

@@ -7,6 +7,7 @@ mod clients;
 mod death;
 mod demotion;
 mod disk;
+mod explained;
 mod fence;
 mod four;
 mod lag;

@@ -6,6 +6,7 @@ mod cancel_delivery;
 mod cases;
 mod endings;
 mod evil;
+mod explained;
 mod guesses;
 mod hashing;
 mod refusals;
