@@ -55,6 +55,8 @@ pub struct Tracker {
     changed_at: Instant,
     /// Results in a row that disagree with `health`.
     streak: u32,
+    /// Probes in a row that one that is down did not answer, since it said last that it lives.
+    misses: u32,
     /// Hard evidence that the next probe has to confirm or refute.
     suspected: bool,
     /// It came back from Down at `changed_at`: only a return can be a flap.
@@ -78,6 +80,11 @@ pub fn is_hard(cause: Cause) -> bool {
             | Cause::Crashed
             | Cause::LostPrimary
     )
+}
+
+/// It answers that it has no time for new sessions; those that it has are alive.
+pub fn says_it_lives(cause: Cause) -> bool {
+    matches!(cause, Cause::ShuttingDown | Cause::TooManyConnections)
 }
 
 /// The backend itself has said to a session that it takes no writes.
@@ -124,6 +131,7 @@ impl Tracker {
             cause_set_at: now,
             changed_at: now,
             streak: 0,
+            misses: 0,
             suspected: false,
             returned: false,
             flaps: 0,
@@ -205,9 +213,7 @@ impl Tracker {
     fn failed(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
         if self.health == Health::Down {
             self.streak = 0;
-            if now.saturating_duration_since(self.cause_set_at) >= CAUSE_PAUSE {
-                self.set_cause(cause, now);
-            }
+            self.stays_down(cause, now);
             return None;
         }
         let confirmed = self.suspected && is_hard(cause);
@@ -219,6 +225,20 @@ impl Tracker {
         self.count_flap(now);
         self.suspected = false;
         Some(self.change(Health::Down, cause, now))
+    }
+
+    /// One that has said that it lives is dead no sooner than one that is up would be.
+    fn stays_down(&mut self, cause: Cause, now: Instant) {
+        let is_missed = says_it_lives(self.cause) && !says_it_lives(cause) && !is_hard(cause);
+        self.misses = match is_missed {
+            true => self.misses.saturating_add(1),
+            false => 0,
+        };
+        let is_believed = is_missed && self.misses < self.rules.fall.get();
+        let is_due = now.saturating_duration_since(self.cause_set_at) >= CAUSE_PAUSE;
+        if is_due && !is_believed {
+            self.set_cause(cause, now);
+        }
     }
 
     /// A fall soon after a return is a flap; each stretch without a fall forgives one.
@@ -246,6 +266,7 @@ impl Tracker {
         self.set_cause(cause, now);
         self.changed_at = now;
         self.streak = 0;
+        self.misses = 0;
         Transition {
             from,
             to,

@@ -10,6 +10,7 @@ use crate::config::OnDead;
 use crate::config::SessionPolicy;
 use crate::control::backend::BackendState;
 use crate::control::backend::Moment;
+use crate::control::health::says_it_lives;
 use crate::routing::Fate;
 use crate::routing::Fates;
 
@@ -46,14 +47,12 @@ impl BackendState {
 
     /// It is down for new sessions only.
     fn is_alive(&self) -> bool {
-        match self.tracker.cause() {
-            // It ends its sessions itself, or lets them finish (a smart shutdown of PostgreSQL).
-            Cause::ShuttingDown => true,
-            // Its sessions are so many that no health check gets in. If it was replaced, it would
-            // not be heard while they are there, and what they write is lost.
-            Cause::TooManyConnections => self.replaced_since.is_none(),
-            _ => false,
-        }
+        let cause = self.tracker.cause();
+        // Shutting down, it ends its sessions itself or lets them finish (a smart shutdown of
+        // PostgreSQL). Full, they are so many that no health check gets in: if it was replaced, it
+        // would not be heard while they are there, and what they write is lost.
+        let is_unheard = cause == Cause::TooManyConnections && self.replaced_since.is_some();
+        says_it_lives(cause) && !is_unheard
     }
 
     /// What a backend of another history has is not what the cluster has: nobody is served

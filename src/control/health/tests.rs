@@ -87,6 +87,28 @@ fn a_full_server_stays_up_and_does_not_come_up() {
     assert_eq!(walk(1, 2, "-f"), [Down; 2]);
 }
 
+/// Went wrong once: one missed check took the word back, and with it all sessions that it had.
+#[test]
+fn who_is_down_and_says_that_it_lives_is_dead_after_fall_missed_checks() {
+    let causes = |events: &str| -> Vec<Cause> {
+        let start = Instant::now();
+        let mut tracker = tracker(1, 3, Duration::ZERO, start);
+        let walked = (0..).zip(events.chars()).map(|(second, event)| {
+            step(&mut tracker, event, start + SECOND * second);
+            assert_eq!(tracker.health(), Down, "{events}");
+            tracker.cause()
+        });
+        walked.collect()
+    };
+    let (full, missed) = (Cause::TooManyConnections, Cause::CheckTimeout);
+    assert_eq!(causes("f--"), [full; 3]);
+    assert_eq!(causes("f---"), [full, full, full, missed]);
+    assert_eq!(causes("f--f--"), [full; 6], "it has answered in between");
+    assert_eq!(causes("f!"), [full, Cause::ConnectRefused]);
+    assert_eq!(causes("f-!"), [full, full, Cause::ConnectRefused]);
+    assert_eq!(causes("---f-"), [missed, missed, missed, full, full]);
+}
+
 #[test]
 fn a_probe_that_confirms_hard_evidence_counts_for_the_whole_of_fall() {
     assert_eq!(walk(1, 9, "+r!"), [Up, Up, Down]);

@@ -104,6 +104,30 @@ impl World {
         sent
     }
 
+    /// Answers the next probe of this backend, and those of others that come before it.
+    fn answers_next(
+        &mut self,
+        backend: &str,
+        result: &Result<Evidence, Cause>,
+        others: &[(&str, Result<Evidence, Cause>)],
+    ) {
+        let mut is_answered = false;
+        while !is_answered {
+            self.now = self.core.next_due().unwrap().max(self.now);
+            for order in self.orders() {
+                let name = &*order.target.backend.name;
+                let other = others.iter().find(|(known, _)| *known == name);
+                is_answered |= name == backend;
+                let result = other.map_or(result, |(_, result)| result).clone();
+                let duration = Duration::from_millis(1);
+                let now = self.moment();
+                let observation = Observation { result, duration };
+                self.core.observe(order.id, order.number, observation, now);
+            }
+        }
+        self.core.settle();
+    }
+
     fn set_intents(&mut self, intents: &[Intent]) {
         let now = self.moment();
         for cluster in self.core.clusters.values_mut() {
@@ -228,6 +252,39 @@ fn a_full_backend_keeps_its_sessions_unless_it_was_replaced() {
     world.core.settle();
     assert_eq!(fate(&world), Fate::Sever { cause });
     assert!(matches!(world.fate_of_writes("db1"), Fate::Sever { .. }));
+}
+
+/// Went wrong once: one check that took too long, and all its sessions were severed.
+#[test]
+fn a_full_backend_keeps_its_sessions_over_a_missed_check() {
+    let mut world = world(CheckKind::Postgres(login()));
+    world.hear(&[("db1", postgres(1, true)), ("db2", postgres(1, false))]);
+    world.admin("db1", AdminState::Maintenance);
+    world.admin("db1", AdminState::Ready);
+    assert_eq!(world.entry("db1").health, Health::Unknown);
+    let dead = Fate::Sever {
+        cause: Cause::BackendDead,
+    };
+    use Cause::CheckTimeout as Missed;
+    use Cause::TooManyConnections as Full;
+    for (answer, expected) in [
+        (Full, Fate::Serve),
+        (Missed, Fate::Serve),
+        (Missed, Fate::Serve),
+        (Full, Fate::Serve),
+        (Missed, Fate::Serve),
+        (Missed, Fate::Serve),
+        (Missed, dead),
+        // It is heard again, and who has connected meanwhile by itself stays.
+        (Full, Fate::Serve),
+    ] {
+        world.now += 2 * SECOND;
+        world.answers_next("db1", &Err(answer), &[("db2", postgres(1, false))]);
+        assert_eq!(world.entry("db1").health, Health::Down);
+        let fate = world.entry("db1").handle.fate(Intent::ANY);
+        assert_eq!(fate, expected, "{answer}");
+        assert_eq!(world.fate_of_writes("db1"), expected, "{answer}");
+    }
 }
 
 /// One that was full and is dead now is dead.
