@@ -12,6 +12,7 @@ mod fence;
 mod four;
 mod lag;
 mod lagging;
+mod partitions;
 mod policies;
 mod raw;
 mod scram;

@@ -112,6 +112,12 @@ impl Netns {
         self.rule("output", "oifname eth0 drop");
     }
 
+    /// Drops what comes from and goes to this address: all others are there.
+    pub fn cut_off_from(&self, other: Ipv4Addr) {
+        self.rule("input", &format!("ip saddr {other} drop"));
+        self.rule("output", &format!("ip daddr {other} drop"));
+    }
+
     /// Answers every segment to this port with a reset, on established connections too.
     pub fn reset_port(&self, port: u16) {
         self.rule("input", &format!("tcp dport {port} reject with tcp reset"));
