@@ -18,3 +18,4 @@ mod redis;
 mod sentinels;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
