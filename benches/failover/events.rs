@@ -15,6 +15,7 @@ use crate::stacks::Stack;
 use crate::support::patroni::PatroniCluster;
 use crate::support::patroni::PatroniNode;
 use crate::writers;
+use crate::writers::Change;
 use crate::writers::Load;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +110,7 @@ impl Stage {
     fn change_the_primary(&self, cluster: &PatroniCluster) -> Run {
         let load = Load::start(&self.stacks, &Nodes::of(cluster));
         let old = cluster.leader();
+        let began = Instant::now();
         let new = match self.event {
             Event::Switchover => switch_over(cluster),
             Event::Kill => {
@@ -130,7 +132,12 @@ impl Stage {
             old.wait_for_sql("select pg_is_in_recovery()", "t");
         }
         thread::sleep(AFTERMATH);
-        let run = load.judge(new.addr(), taken_over, &stuck);
+        let change = Change {
+            began,
+            taken_over,
+            primary: new.addr(),
+        };
+        let run = load.judge(change, &stuck);
 
         if self.event == Event::Kill {
             old.start();

@@ -11,6 +11,8 @@ pub struct Sample {
     pub name: &'static str,
     /// The longest time without an answer, less the oracle's.
     pub added_outage: Duration,
+    /// From the event until its flight recorder says that the primary is lost.
+    pub detected_after: Option<Duration>,
     /// At least one of its clients never came back.
     pub stuck: bool,
     /// How often each class of error occurred.
@@ -27,6 +29,8 @@ pub struct Sample {
 pub struct Writes {
     /// Acknowledged by another server when the new primary already took writes.
     pub by_loser: usize,
+    /// Of these, the ones that began when Evergate knew of the new primary. `None`: it did not.
+    pub by_known_loser: Option<usize>,
     /// Acknowledged, and not on the primary of the end; those of the loser included.
     pub lost: usize,
     /// On the primary more than once.
@@ -57,13 +61,15 @@ pub struct Table {
 /// in every event, and the oracle asks each of them every 10 ms.
 pub const MAX_SILENCE: Duration = Duration::from_millis(100);
 
-const HEAD: [&str; 9] = [
+const HEAD: [&str; 11] = [
     "stack",
     "added outage p50",
     "p99",
+    "detected p50 / p99",
     "failed new connections",
     "reached a demoted node",
     "accepted by a loser",
+    "once it was known",
     "acknowledged and lost",
     "doubled",
     "errors in a run",
@@ -139,13 +145,16 @@ fn cells(row: &[Sample]) -> [String; HEAD.len()] {
     outages.sort_unstable();
     let writes =
         |count: fn(&Writes) -> usize| total(row, |sample| sample.writes.as_ref().map(count));
+    let known = |sample: &Sample| sample.writes.and_then(|writes| writes.by_known_loser);
     [
         row[0].name.to_owned(),
         milliseconds(percentile(&outages, 50)),
         milliseconds(percentile(&outages, 99)),
+        detections_of(row),
         total(row, |sample| sample.failed_connections),
         total(row, |sample| sample.read_only_errors),
         writes(|it| it.by_loser),
+        total(row, known),
         writes(|it| it.lost),
         writes(|it| it.doubled),
         errors_of(row),
@@ -158,6 +167,18 @@ fn total(row: &[Sample], count: impl Fn(&Sample) -> Option<usize>) -> String {
     counts.map_or("–".to_owned(), |counts| {
         counts.iter().sum::<usize>().to_string()
     })
+}
+
+/// Over the runs in which it was noticed at all.
+fn detections_of(row: &[Sample]) -> String {
+    let detections = row.iter().filter_map(|sample| sample.detected_after);
+    let mut detections: Vec<Duration> = detections.collect();
+    detections.sort_unstable();
+    if detections.is_empty() {
+        return "–".to_owned();
+    }
+    let [half, most] = [50, 99].map(|percent| milliseconds(percentile(&detections, percent)));
+    format!("{half} / {most}")
 }
 
 /// The mean of a run, most frequent first, and how often a client never came back.

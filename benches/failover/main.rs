@@ -21,6 +21,7 @@ mod events;
 mod figures;
 mod nodes;
 mod readers;
+mod recorder;
 mod role_teller;
 #[path = "../shared/mod.rs"]
 mod shared;

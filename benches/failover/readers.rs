@@ -114,6 +114,7 @@ impl Readers {
         Sample {
             name: self.name,
             added_outage: outage,
+            detected_after: None,
             stuck: false,
             errors: by_class(&seen.failures),
             failed_connections: Some(count(Failure::is_connect)),

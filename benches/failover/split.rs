@@ -17,6 +17,7 @@ use crate::role_teller::RoleTeller;
 use crate::stacks::Stack;
 use crate::support::pg_cluster::PostgresCluster;
 use crate::support::pg_node::PgNode;
+use crate::writers::Change;
 use crate::writers::Load;
 
 /// Until the operator acts. HAProxy's template sees the second primary after 6 s; Evergate's
@@ -36,6 +37,7 @@ pub fn run() -> Run {
     let stacks = Stack::start_all(&nodes, Intent::Write);
     let load = Load::start(&stacks, &nodes);
 
+    let began = Instant::now();
     new.promote();
     let taken_over = Instant::now();
     thread::sleep(SPLIT);
@@ -43,7 +45,12 @@ pub fn run() -> Run {
     // The operator keeps the higher timeline.
     old.kill_9();
     let stuck = load.wait_for_every_writer();
-    load.judge(new.addr(), taken_over, &stuck)
+    let change = Change {
+        began,
+        taken_over,
+        primary: new.addr(),
+    };
+    load.judge(change, &stuck)
 }
 
 fn nodes(cluster: &PostgresCluster, tellers: &[RoleTeller]) -> Nodes {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -11,6 +12,8 @@ use crate::configurations::Checks;
 use crate::configurations::Relay;
 use crate::nodes::Intent;
 use crate::nodes::Nodes;
+use crate::recorder;
+use crate::recorder::Noted;
 use crate::support::PATIENCE;
 use crate::support::client::Dialect;
 use crate::support::client::Session;
@@ -126,6 +129,12 @@ impl Stack {
 }
 
 impl Running {
+    /// What it has noted of an event since it began; other stacks have no record of theirs.
+    pub fn noted(&self, began: Instant) -> Option<Noted> {
+        let evergate = self.evergate.as_ref()?;
+        Some(recorder::noted(evergate, began))
+    }
+
     /// HAProxy believes that every server is up until enough checks say otherwise, and gives each
     /// new session to another one: only several in a row show that it has settled.
     pub fn wait_until_it_serves(&self, intent: Intent) {

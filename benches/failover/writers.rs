@@ -11,6 +11,7 @@ use crate::figures::Sample;
 use crate::figures::Writes;
 use crate::figures::longest_gap;
 use crate::nodes::Nodes;
+use crate::recorder::Noted;
 use crate::stacks::Running;
 use crate::stacks::Stack;
 use crate::support::client::Dialect;
@@ -26,13 +27,23 @@ const SOME: u64 = 100;
 /// Between two checks of whoever has just been started: events fall anywhere between them.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3);
 
-pub struct Load {
+pub struct Load<'stacks> {
+    stacks: &'stacks [Running],
     loads: Vec<(Stack, Workload)>,
     oracle: OracleWriter,
 }
 
-impl Load {
-    pub fn start(stacks: &[Running], nodes: &Nodes) -> Self {
+/// When and to whom the primary changed.
+#[derive(Debug, Clone, Copy)]
+pub struct Change {
+    pub began: Instant,
+    /// The new primary takes writes.
+    pub taken_over: Instant,
+    pub primary: SocketAddr,
+}
+
+impl<'stacks> Load<'stacks> {
+    pub fn start(stacks: &'stacks [Running], nodes: &Nodes) -> Self {
         let oracle = OracleWriter::start(Dialect::Postgres, &nodes.addrs());
         let load = |running: &Running| {
             let workload = Workload::through(Dialect::Postgres, running.addr);
@@ -44,7 +55,11 @@ impl Load {
             load.wait_for_writes(SOME);
         }
         thread::sleep(fastrand::u32(..=100) * (LONGEST_INTERVAL / 100));
-        Self { loads, oracle }
+        Self {
+            stacks,
+            loads,
+            oracle,
+        }
     }
 
     /// Until each writer of each stack writes again; returns the stacks where one does not in 40 s.
@@ -63,8 +78,14 @@ impl Load {
         })
     }
 
-    /// Compares all that writers saw with what `primary` holds, which took over at `taken_over`.
-    pub fn judge(self, primary: SocketAddr, taken_over: Instant, stuck: &[Stack]) -> Run {
+    /// Compares all that writers saw with what the new primary holds.
+    pub fn judge(self, change: Change, stuck: &[Stack]) -> Run {
+        let primary = change.primary;
+        let notes: Vec<(Stack, Option<Noted>)> = self
+            .stacks
+            .iter()
+            .map(|running| (running.stack, running.noted(change.began)))
+            .collect();
         let records: Vec<(Stack, Record)> = self
             .loads
             .into_iter()
@@ -77,18 +98,18 @@ impl Load {
             .iter()
             .map(|(stack, record)| {
                 let verdict = record.verdict(primary);
-                let mut sample = sample(stack.name(), record, &verdict, taken_over);
+                let succeeded = known_by(*stack, &notes);
+                let mut sample = sample(stack.name(), record, &verdict, change, succeeded);
                 sample.added_outage = verdict.added_outage(&baseline);
+                sample.detected_after = noted_by(*stack, &notes)
+                    .and_then(|noted| noted.detected)
+                    .map(|at| at.saturating_duration_since(change.began));
                 sample.stuck = stuck.contains(stack);
                 sample
             })
             .collect();
-        let mut oracle = sample(
-            "(the oracle's outage itself)",
-            &oracle,
-            &baseline,
-            taken_over,
-        );
+        let name = "(the oracle's outage itself)";
+        let mut oracle = sample(name, &oracle, &baseline, change, None);
         oracle.added_outage = baseline.outage_of_kept.length;
         // It knocks at every node all the time: its errors say nothing.
         oracle.errors.clear();
@@ -96,6 +117,18 @@ impl Load {
         samples.push(oracle);
         Run { samples, silence }
     }
+}
+
+fn noted_by(stack: Stack, notes: &[(Stack, Option<Noted>)]) -> Option<Noted> {
+    let mut notes = notes.iter();
+    notes.find(|(other, _)| *other == stack)?.1
+}
+
+/// When this stack could have known of the new primary: who has no record is held against
+/// Evergate's.
+fn known_by(stack: Stack, notes: &[(Stack, Option<Noted>)]) -> Option<Instant> {
+    let noted = noted_by(stack, notes).or_else(|| noted_by(Stack::Evergate, notes));
+    noted?.succeeded
 }
 
 /// Statements that remove what the load has written.
@@ -114,23 +147,34 @@ fn silence_of(oracle: &Record) -> Duration {
     longest_gap(oracle.began, ends, oracle.ended)
 }
 
-fn sample(name: &'static str, record: &Record, verdict: &Verdict, taken_over: Instant) -> Sample {
+fn sample(
+    name: &'static str,
+    record: &Record,
+    verdict: &Verdict,
+    change: Change,
+    succeeded: Option<Instant>,
+) -> Sample {
     let lost: HashSet<u64> = verdict.lost.iter().copied().collect();
     // Not on the primary, so somebody else has acknowledged it, when there was a primary already.
-    let by_loser = record.attempts.iter().filter(|attempt| {
-        attempt.result.is_ok()
-            && attempt.began > taken_over
-            && attempt.id.is_some_and(|id| lost.contains(&id))
-    });
+    let by_loser_since = |moment: Instant| {
+        let late = record.attempts.iter().filter(|attempt| {
+            attempt.result.is_ok()
+                && attempt.began > moment
+                && attempt.id.is_some_and(|id| lost.contains(&id))
+        });
+        late.count()
+    };
     Sample {
         name,
         added_outage: Duration::ZERO,
+        detected_after: None,
         stuck: false,
         errors: verdict.errors.clone(),
         failed_connections: Some(verdict.failed_connections),
         read_only_errors: Some(verdict.read_only_errors),
         writes: Some(Writes {
-            by_loser: by_loser.count(),
+            by_loser: by_loser_since(change.taken_over),
+            by_known_loser: succeeded.map(by_loser_since),
             lost: lost.len(),
             doubled: verdict.doubled.len(),
         }),
