@@ -1,8 +1,6 @@
 //! A small client of the admin API, for the subcommands that talk to a running process.
 
 use std::fmt;
-use std::io;
-use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -139,14 +137,6 @@ impl AdminArgs {
             }
             AdminAddress::Unix(path) => exchange(UnixStream::connect(path).await?, request).await,
         }
-    }
-}
-
-/// Prints a command's result. A reader that went away (`| head`) is no error.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::cli::admin_client;
+use crate::cli;
 use crate::cli::admin_client::AdminArgs;
 use crate::cluster::AdminState;
 
@@ -54,7 +54,7 @@ impl Target {
 pub fn run(args: &AdminStateArgs, state: AdminState) -> anyhow::Result<()> {
     let Target { cluster, backend } = &args.target;
     args.admin.post(&args.target.path(state.as_str()))?;
-    admin_client::print(&format!("{cluster}/{backend} is now {}\n", state.as_str()))
+    cli::print(&format!("{cluster}/{backend} is now {}\n", state.as_str()))
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::admin_client;
+use crate::cli;
 use crate::cli::admin_client::AdminArgs;
 use crate::cli::admin_state::encode;
 use crate::cli::status::elements;
@@ -65,7 +65,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     } else {
         account(&explanation)
     };
-    admin_client::print(&text)
+    cli::print(&text)
 }
 
 fn path(args: &ExplainArgs) -> String {

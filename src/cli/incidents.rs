@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::calendar::Utc;
-use crate::cli::admin_client;
+use crate::cli;
 use crate::cli::admin_client::AdminArgs;
 use crate::cli::status::clean;
 use crate::cli::status::elements;
@@ -38,7 +38,7 @@ pub fn run(args: &IncidentsArgs) -> anyhow::Result<()> {
     } else {
         account(&incidents)
     };
-    admin_client::print(&text)
+    cli::print(&text)
 }
 
 fn account(answer: &Value) -> String {

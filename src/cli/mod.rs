@@ -3,18 +3,22 @@
 mod admin_client;
 mod admin_state;
 mod check;
+mod completions;
 mod demo;
 mod explain;
 mod incidents;
+mod manpage;
 mod proxy;
 mod run;
 mod schema;
 mod status;
 mod switchover;
 
+use std::io;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -40,6 +44,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Print the JSON schema of the configuration file
     Schema(schema::SchemaArgs),
+    /// Print the completions of a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual, for man
+    Manpage(manpage::ManpageArgs),
     /// Show every backend of a running Evergate
     Status(status::StatusArgs),
     /// Show what happened: failovers, outages, split brains, backends that were down
@@ -63,7 +71,9 @@ pub fn main() -> ExitCode {
         Command::Proxy(args) => proxy::run(&args),
         Command::Demo(args) => demo::run(&args).unwrap_or_else(|error| exit_code(Err(error))),
         Command::Check(args) => check::run(&args),
-        Command::Schema(args) => schema::run(&args),
+        Command::Schema(args) => exit_code(schema::run(&args)),
+        Command::Completions(args) => exit_code(completions::run(&args)),
+        Command::Manpage(args) => exit_code(manpage::run(&args)),
         Command::Status(args) => exit_code(status::run(&args)),
         Command::Incidents(args) => exit_code(incidents::run(&args)),
         Command::Explain(args) => exit_code(explain::run(&args)),
@@ -84,7 +94,20 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
+/// The command line as clap knows it.
+fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Prints a command's result. A reader that went away (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// A line on stderr. `eprintln!` panics when nobody takes it; the exit code says the same.
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{text}");
 }

@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::admin_client;
+use crate::cli;
 use crate::cli::admin_client::AdminArgs;
 
 /// Show clusters, backends and their health
@@ -31,7 +31,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
     } else {
         picture(&status, epoch_seconds())
     };
-    admin_client::print(&text)
+    cli::print(&text)
 }
 
 fn epoch_seconds() -> f64 {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::admin_client;
+use crate::cli;
 use crate::cli::admin_client::AdminArgs;
 use crate::cli::admin_state::Target;
 
@@ -24,7 +24,7 @@ pub struct SwitchoverArgs {
 pub fn run(args: &SwitchoverArgs) -> anyhow::Result<()> {
     args.admin.post(&args.target.path("switchover"))?;
     let Target { cluster, backend } = &args.target;
-    admin_client::print(&format!(
+    cli::print(&format!(
         "{cluster} is written to at {backend} from now on\n"
     ))
 }

@@ -65,6 +65,8 @@ fn every_command_explains_itself() {
         ),
         ("check", &["--config", "every problem"][..]),
         ("schema", &["JSON schema"][..]),
+        ("completions", &["<SHELL>", "bash", "fish", "zsh"][..]),
+        ("manpage", &["[COMMAND]"][..]),
         ("status", &["--json", "--admin", "EVERGATE_ADMIN"][..]),
         ("incidents", &["--json", "--admin", "[NUMBER]"][..]),
         (
@@ -224,6 +226,42 @@ fn the_schema_is_json_and_a_reader_that_leaves_is_no_failure() {
     assert!(schema["properties"]["listeners"].is_object(), "{schema}");
     let script = format!("set -o pipefail; {BINARY} schema | head -c 1");
     run(&["bash", "-c", &script]);
+}
+
+#[test]
+fn shells_complete_its_commands_and_man_shows_its_pages() {
+    let _watchdog = Watchdog::bites_after(LIMIT);
+    let script = format!(
+        "set -e; source <({BINARY} completions bash); COMP_WORDS=(evergate swi); COMP_CWORD=1
+        _evergate evergate swi evergate; echo ${{COMPREPLY[@]}}"
+    );
+    assert_eq!(run(&["bash", "-c", &script]).trim(), "switchover");
+    let (code, _, error) = says(&["completions", "tcsh"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("bash, elvish, fish"), "{error}");
+
+    for (arguments, title, words) in [
+        (
+            &["manpage"][..],
+            ".TH evergate 1",
+            &["switchover", "explain"][..],
+        ),
+        (
+            &["manpage", "drain"][..],
+            ".TH evergate-drain 1",
+            &["CLUSTER/BACKEND"][..],
+        ),
+    ] {
+        let (code, page, _) = says(arguments);
+        assert_eq!(code, Some(0));
+        assert!(page.contains(title), "{page}");
+        assert!(words.iter().all(|word| page.contains(word)), "{page}");
+    }
+    let unknown = "error: no command is named \"drian\"\n".to_owned();
+    assert_eq!(
+        says(&["manpage", "drian"]),
+        (Some(1), String::new(), unknown)
+    );
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod pki;
 mod policies;
 mod postgres;
 mod redis;
+mod redispatch;
 mod reload;
 mod resources;
 mod security;
@@ -31,3 +32,4 @@ mod storm;
 #[path = "../support/mod.rs"]
 mod support;
 mod talk;
+mod waiting;
