@@ -19,6 +19,8 @@ use crate::support::PATIENCE;
 use crate::support::ports::free_addr;
 use crate::support::process::installed;
 use crate::support::process::is_alive;
+use crate::support::process::is_stopped_or_gone;
+use crate::support::process::tree_of;
 use crate::support::relay::Direction;
 use crate::support::relay::FaultRelay;
 use crate::support::relay::Faults;
@@ -177,6 +179,19 @@ impl Load {
         running.count() * self.of_each
     }
 
+    /// Until they are told to go on, they ask for nothing.
+    fn stop(&self) {
+        self.signal(Signal::STOP);
+        let programs: Vec<u32> = self
+            .children
+            .iter()
+            .flat_map(|it| tree_of(it.id()))
+            .collect();
+        wait_until(PATIENCE, "the load stands still", || {
+            programs.iter().all(|pid| is_stopped_or_gone(*pid))
+        });
+    }
+
     fn signal(&self, signal: Signal) {
         for child in &self.children {
             // It may have ended by itself.
@@ -300,7 +315,7 @@ impl Scene {
             active() == Some(in_flight as f64) && self.webs[0].unread() + UNANSWERED >= in_flight
         });
         let in_flight = load.at_once();
-        load.signal(Signal::STOP);
+        load.stop();
         let server = self.webs[0].nginx.as_ref().unwrap().process().tree();
         self.kill(load);
         wait_until(PATIENCE, "the server is gone", || {

@@ -99,13 +99,7 @@ impl Process {
 
     /// The process and all its descendants, parents first.
     pub fn tree(&self) -> Vec<u32> {
-        let mut tree = vec![self.pid()];
-        let mut next = 0;
-        while next < tree.len() {
-            tree.extend(children_of(tree[next]));
-            next += 1;
-        }
-        tree
+        tree_of(self.pid())
     }
 
     /// Signals the process first, then its descendants.
@@ -261,6 +255,17 @@ fn spawn(command: Command) -> io::Result<Child> {
     result.recv().unwrap()
 }
 
+/// A process and all its descendants, parents first.
+pub fn tree_of(pid: u32) -> Vec<u32> {
+    let mut tree = vec![pid];
+    let mut next = 0;
+    while next < tree.len() {
+        tree.extend(children_of(tree[next]));
+        next += 1;
+    }
+    tree
+}
+
 fn children_of(pid: u32) -> Vec<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -271,13 +276,27 @@ fn children_of(pid: u32) -> Vec<u32> {
 
 /// Zombies hold nothing any more.
 pub fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in parentheses may hold spaces; the state follows it.
-    let state = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.chars().next());
+    let state = state_in(&PathBuf::from(format!("/proc/{pid}/stat")));
     !matches!(state, None | Some('Z' | 'X'))
+}
+
+/// SIGSTOP is heard by one thread, and the others go on until that one tells them.
+pub fn is_stopped_or_gone(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    threads.flatten().all(|thread| {
+        matches!(
+            state_in(&thread.path().join("stat")),
+            None | Some('T' | 'Z' | 'X')
+        )
+    })
+}
+
+fn state_in(stat: &Path) -> Option<char> {
+    let stat = fs::read_to_string(stat).ok()?;
+    // The name in parentheses may hold spaces; the state follows it.
+    stat.rsplit(") ").next()?.chars().next()
 }
 
 /// A program that is started again must not overwrite what it said before.
