@@ -6,6 +6,7 @@ mod access;
 mod affinity;
 mod ages;
 mod answers;
+mod bytes;
 mod certificates;
 mod clients;
 mod conformance;

@@ -3,6 +3,8 @@
 //! Security classes 1 and 3: nothing of a request that is refused goes to a backend, what came
 //! before it on the connection was answered, what comes after it is never looked at.
 
+mod payloads;
+
 use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
@@ -12,157 +14,25 @@ use crate::harness::Stage;
 use crate::harness::read_head;
 use crate::harness::status;
 use crate::recorder::Recorder;
+use crate::recorder::field;
 use crate::recorder::ok;
 use crate::support::PATIENCE;
 use crate::support::wait_until;
+use payloads::CHUNKS;
+use payloads::FRAMING;
+use payloads::HEADS;
+use payloads::ONE;
+use payloads::TOLD;
 
 const GOOD: &str = "GET /good HTTP/1.1\r\nHost: a.test\r\nX-Request-Id: probe\r\n\r\n";
 /// What a lenient reader would take for a second request.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
 /// The id of [`GOOD`] is taken over, so that its bytes are always the same.
 const TRUSTS: &str = "http: {trusted: [127.0.0.0/8], max_body: 1MiB}";
-
-/// Further fields of a POST whose body is five bytes, or an empty chunk.
-const FRAMING: &[&str] = &[
-    "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-    "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-    "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
-    "Content-Length: 5\r\nContent-Length: 6\r\n",
-    "Content-Length: 5\r\nContent-Length: 5\r\n",
-    "Content-Length: 0\r\ncontent-length: 5\r\n",
-    "Content-Length: 5, 5\r\n",
-    "Content-Length: 5, 6\r\n",
-    "Content-Length: +5\r\n",
-    "Content-Length: -5\r\n",
-    "Content-Length: 0x5\r\n",
-    "Content-Length: 05\r\n",
-    "Content-Length: 5 0\r\n",
-    "Content-Length: 5.0\r\n",
-    "Content-Length: \"5\"\r\n",
-    "Content-Length:\r\n",
-    "Content-Length: 18446744073709551621\r\n",
-    "Content-Length: 99999999999999999999999999\r\n",
-    "Content-Length : 5\r\n",
-    "Content-Length\t: 5\r\n",
-    " Content-Length: 5\r\n",
-    "X: y\r\n Content-Length: 5\r\n",
-    "X: y\r\n\tTransfer-Encoding: chunked\r\n",
-    "Content-Length: 5\r\n 0\r\n",
-    "Content_Length: 5\r\n",
-    "Transfer_Encoding: chunked\r\n",
-    "Content-Length: 5\n",
-    "X: y\nContent-Length: 5\r\n",
-    "X: y\rContent-Length: 5\r\n",
-    "X: y\r\r\nContent-Length: 5\r\n",
-    "Content-Length: \x0b5\r\n",
-    "Content-Length: 5\0\r\n",
-    "Content-Length\0: 5\r\n",
-    "(Content-Length): 5\r\n",
-    "Content-Length\r\n",
-    ": 5\r\n",
-    "Transfer-Encoding : chunked\r\n",
-    "Transfer-Encoding\x0b: chunked\r\n",
-    "Transfer-Encoding:\x0bchunked\r\n",
-    "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-    "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
-    "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
-    "Transfer-Encoding: chunked, chunked\r\n",
-    "Transfer-Encoding: identity, chunked\r\n",
-    "Transfer-Encoding: gzip, chunked\r\n",
-    "Transfer-Encoding: chunked, gzip\r\n",
-    "Transfer-Encoding: ,chunked\r\n",
-    "Transfer-Encoding: chunked,\r\n",
-    "Transfer-Encoding: chunked;q=1\r\n",
-    "Transfer-Encoding: xchunked\r\n",
-    "Transfer-Encoding: \"chunked\"\r\n",
-    "Transfer-Encoding: chunked\u{a0}\r\n",
-    "Transfer-Encoding: identity\r\n",
-    "Transfer-Encoding: cow\r\n",
-    "Transfer-Encoding:\r\n",
-    "Transfer-Encoding:\r\n chunked\r\n",
-    "Foo: bar\r\n\rTransfer-Encoding: chunked\r\n",
-];
-
-/// Bodies of a chunked POST.
-const CHUNKS: &[&str] = &[
-    "5;a=b\r\nhello\r\n0\r\n\r\n",
-    "5;\r\nhello\r\n0\r\n\r\n",
-    "0;a\r\n\r\n",
-    "5;a\nhello\r\n0\r\n\r\n",
-    "5\nhello\r\n0\r\n\r\n",
-    "5\rhello\r\n0\r\n\r\n",
-    "5 \r\nhello\r\n0\r\n\r\n",
-    " 5\r\nhello\r\n0\r\n\r\n",
-    "0x5\r\nhello\r\n0\r\n\r\n",
-    "+5\r\nhello\r\n0\r\n\r\n",
-    "-5\r\nhello\r\n0\r\n\r\n",
-    "g\r\nhello\r\n0\r\n\r\n",
-    "\r\nhello\r\n0\r\n\r\n",
-    "10000000000000005\r\nhello\r\n0\r\n\r\n",
-    "8000000000000000\r\nhello\r\n0\r\n\r\n",
-    "ffffffffffffffff\r\nhello\r\n0\r\n\r\n",
-    "5\r\nhelloX\r\n0\r\n\r\n",
-    "5\r\nhello\n0\r\n\r\n",
-    "5\r\nhello0\r\n\r\n",
-    "0\r\n\n",
-    "0\n\r\n",
-    "0\r\nContent-Length: 5\r\n\r\n",
-    "0\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "0\r\nHost: b.test\r\n\r\n",
-    "0\r\nX : y\r\n\r\n",
-    "0\r\nX: y\r\n z\r\n\r\n",
-];
-
-/// Whole heads, with what each is answered.
-const HEADS: &[(&str, u16)] = &[
-    (
-        "POST /bad HTTP/1.0\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        400,
-    ),
-    ("GET /bad HTTP/1.1\r\n\r\n", 400),
-    (
-        "GET /bad HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n",
-        400,
-    ),
-    (
-        "GET /bad HTTP/1.1\r\nHost: a.test\r\nHost: a.test\r\n\r\n",
-        400,
-    ),
-    ("GET /bad HTTP/1.1\r\nHost: a.test, b.test\r\n\r\n", 400),
-    ("GET /bad HTTP/1.1\r\nHost: a.test/bad\r\n\r\n", 400),
-    ("GET /bad HTTP/1.1\r\nHost: u@a.test\r\n\r\n", 400),
-    (
-        "GET http://a.test/bad HTTP/1.1\r\nHost: b.test\r\n\r\n",
-        400,
-    ),
-    ("GET http://a.test/bad HTTP/1.1\r\n\r\n", 400),
-    (
-        "GET http://u@a.test/bad HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        400,
-    ),
-    ("GET ftp://a.test/bad HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("GET  /bad HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("GET /bad HTTP/1.1 \r\nHost: a.test\r\n\r\n", 400),
-    ("GET\t/bad HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("GET /ba d HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("GET /bad\r\n\r\n", 400),
-    ("GET /bad http/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("GET /bad HTTP/1.2\r\nHost: a.test\r\n\r\n", 505),
-    ("GET /bad HTTP/0.9\r\nHost: a.test\r\n\r\n", 505),
-    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-    ("GET bad HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("GET /bad#x HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("GET /bad\0 HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("GET /bad HTTP/1.1\nHost: a.test\n\n", 400),
-    ("GET /bad HTTP/1.1\rHost: a.test\r\r", 400),
-    ("\r\n\r\nGET /bad HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
-    ("CONNECT b.test:80 HTTP/1.1\r\nHost: b.test:80\r\n\r\n", 405),
-    (
-        "GET /bad HTTP/1.1\r\nHost: a.test\r\nExpect: 200-ok\r\n\r\n",
-        417,
-    ),
-    ("\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03\r\n\r\n", 400),
-];
+const POST: &str = "POST /bad HTTP/1.1\r\nHost: a.test\r\n";
+/// A body that begins well.
+const BEGUN: &str = "POST /bad HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+                     3\r\nabc\r\n";
 
 fn stage(backend: &Recorder) -> Stage {
     Plan::new(&[backend.addr()]).listener(TRUSTS).start()
@@ -185,9 +55,9 @@ fn expect_answer(client: &mut TcpStream, wanted: u16) -> String {
 
 /// Sends a good request, a bad one and one that must not be seen, all at once.
 #[track_caller]
-fn refused(stage: &Stage, bad: &str, wanted: u16) {
-    let answers = stage.raw(format!("{GOOD}{bad}{SMUGGLED}").as_bytes());
-    let shown = bad.escape_debug();
+fn refused(stage: &Stage, bad: &[u8], wanted: u16) {
+    let answers = stage.raw(&[GOOD.as_bytes(), bad, SMUGGLED.as_bytes()].concat());
+    let shown = bad.escape_ascii();
     assert_eq!(status(&answers), 200, "{shown}: {answers}");
     assert_eq!(
         answers.matches("HTTP/1.1 ").count(),
@@ -209,23 +79,103 @@ fn nothing_of_an_ambiguous_request_reaches_a_backend() {
     let stage = stage(&backend);
     let good = reference(&stage, &backend);
     assert!(good.starts_with("GET /good HTTP/1.1\r\n"), "{good}");
-    let framed = FRAMING.iter().map(|fields| {
-        let head = format!("POST /bad HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n");
-        (format!("{head}0\r\n\r\n"), 400)
-    });
-    let chunked = CHUNKS.iter().map(|body| {
-        let head = "POST /bad HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n";
-        (format!("{head}{body}"), 400)
-    });
-    let heads = HEADS
+    let post = |parts: &[&[u8]]| [&[POST.as_bytes()], parts].concat().concat();
+    let framed = FRAMING
         .iter()
-        .map(|(head, status)| ((*head).to_owned(), *status));
-    let probes: Vec<(String, u16)> = framed.chain(chunked).chain(heads).collect();
-    assert!(probes.len() > 100, "{}", probes.len());
+        .map(|fields| post(&[fields, b"\r\n0\r\n\r\n"]));
+    let chunked = CHUNKS
+        .iter()
+        .map(|body| post(&[b"Transfer-Encoding: chunked\r\n\r\n", body]));
+    let heads = HEADS.iter().map(|head| head.to_vec());
+    let bad = framed.chain(chunked).chain(heads).map(|bytes| (bytes, 400));
+    let told = TOLD.iter().map(|(head, status)| (head.to_vec(), *status));
+    let probes: Vec<(Vec<u8>, u16)> = bad.chain(told).collect();
+    assert!(probes.len() > 350, "{}", probes.len());
     for (sent, (bad, wanted)) in probes.iter().enumerate() {
         refused(&stage, bad, *wanted);
         let expected = good.repeat(sent + 2);
-        assert_eq!(backend.text(), expected, "{}", bad.escape_debug());
+        assert_eq!(backend.text(), expected, "{}", bad.escape_ascii());
+    }
+}
+
+/// What is unusual and means one thing is one request: its line, one word on its length and its
+/// body, and then the next one.
+#[test]
+fn an_odd_request_without_a_second_meaning_reaches_its_backend_as_one() {
+    const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+    let backend = Recorder::named("a");
+    let stage = stage(&backend);
+    assert!(ONE.len() > 20, "{}", ONE.len());
+    for (sent, line, behind) in ONE {
+        let shown = sent.escape_ascii();
+        let before = backend.text().len();
+        let answers = stage.raw(&[sent, LAST].concat());
+        assert_eq!(
+            answers.matches(" 200 OK\r\n").count(),
+            2,
+            "{shown}: {answers}"
+        );
+        let seen = backend.text().split_off(before);
+        let (one, last) = seen.split_once("GET /last HTTP/1.1\r\n").unwrap();
+        let (head, body) = one.split_once("\r\n\r\n").unwrap();
+        assert_eq!(body, *behind, "{shown}: {seen}");
+        assert_eq!(head.split_once("\r\n").unwrap().0, *line, "{shown}: {seen}");
+        let head = format!("{}\r\n", head.to_ascii_lowercase());
+        let lengths = ["content-length", "transfer-encoding"].map(|name| {
+            let lines = head.matches(&format!("\r\n{name}:")).count();
+            assert_eq!(lines, usize::from(field(&head, name).is_some()), "{seen}");
+            lines
+        });
+        assert!(lengths[0] + lengths[1] <= 1, "{shown}: {seen}");
+        assert!(body.is_empty() || lengths[0] + lengths[1] == 1, "{seen}");
+        assert_eq!(
+            last.find("\r\n\r\n"),
+            Some(last.len() - 4),
+            "{shown}: {seen}"
+        );
+        for gone in ["connection", "upgrade", "http2-settings", "expect"] {
+            assert_eq!(field(&head, gone), None, "{shown}: {seen}");
+        }
+    }
+}
+
+/// A connection that its client has ended takes no further request, whatever comes.
+#[test]
+fn what_follows_the_last_request_of_a_connection_is_never_looked_at() {
+    let backend = Recorder::named("a");
+    let stage = stage(&backend);
+    for (version, field) in [("1.1", "Connection: close\r\n"), ("1.0", "")] {
+        for more in [SMUGGLED, "Invalid\r\n\r\n", "\0"] {
+            let before = backend.text().len();
+            let last = format!("GET /last HTTP/{version}\r\nHost: a.test\r\n{field}\r\n");
+            let answers = stage.raw(format!("{last}{more}").as_bytes());
+            assert_eq!(answers.matches("HTTP/").count(), 1, "{more}: {answers}");
+            assert_eq!(status(&answers), 200, "{more}: {answers}");
+            let seen = backend.text().split_off(before);
+            assert!(seen.starts_with("GET /last HTTP/1.1\r\n"), "{seen}");
+            assert_eq!(seen.find("\r\n\r\n"), Some(seen.len() - 4), "{seen}");
+        }
+    }
+}
+
+/// `Connection` takes off fields of one connection. A client that names others would have one
+/// reader see them and the next one not.
+#[test]
+fn no_client_takes_the_length_or_the_host_off_its_request() {
+    let backend = Recorder::named("a");
+    let stage = stage(&backend);
+    for named in ["Content-Length", "Host", "Cookie"] {
+        for option in [named.to_owned(), format!("close, {named}")] {
+            let head = format!(
+                "{POST}Cookie: a=b\r\nConnection: {option}\r\nContent-Length: 5\r\n\r\nhello"
+            );
+            let last = "GET /last HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+            let answers = stage.raw(format!("{head}{last}").as_bytes());
+            assert_eq!(status(&answers), 400, "{option}: {answers}");
+            let seen = backend.text();
+            assert!(!seen.contains("/bad"), "{option}: {seen}");
+            assert!(!seen.contains("hello"), "{option}: {seen}");
+        }
     }
 }
 
@@ -233,23 +183,16 @@ fn nothing_of_an_ambiguous_request_reaches_a_backend() {
 /// on a connection that nobody uses again.
 #[test]
 fn a_body_that_turns_bad_ends_at_the_backend_without_its_end() {
-    let head = "POST /bad HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n\
-                3\r\nabc\r\n";
+    let backend = Recorder::named("a");
+    let stage = stage(&backend);
     for bad in CHUNKS {
-        let backend = Recorder::named("a");
-        let stage = stage(&backend);
-        let mut client = stage.connect();
-        client.write_all(head.as_bytes()).unwrap();
-        wait_until(PATIENCE, "the body's begin", || {
-            backend.text().ends_with("3\r\nabc\r\n")
-        });
-        let before = backend.text();
+        let (mut client, before) = begin(&stage, &backend);
         client
-            .write_all(format!("{bad}{SMUGGLED}").as_bytes())
+            .write_all(&[bad, SMUGGLED.as_bytes()].concat())
             .unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
-        let shown = bad.escape_debug();
+        let shown = bad.escape_ascii();
         assert_eq!(status(&answer), 400, "{shown}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{shown}: {answer}");
         wait_until(PATIENCE, "the end of the backend's connection", || {
@@ -262,38 +205,52 @@ fn a_body_that_turns_bad_ends_at_the_backend_without_its_end() {
     }
 }
 
+/// Sends what is good of a body; what the backend has seen when that has arrived.
+fn begin(stage: &Stage, backend: &Recorder) -> (TcpStream, String) {
+    let earlier = backend.text().len();
+    let mut client = stage.connect();
+    client.write_all(BEGUN.as_bytes()).unwrap();
+    wait_until(PATIENCE, "the body's begin", || {
+        backend.text()[earlier..].ends_with("3\r\nabc\r\n")
+    });
+    (client, backend.text())
+}
+
 /// The same with an answer that has begun, and that nothing but the connection's end would end.
 #[test]
 fn a_body_that_turns_bad_under_its_answer_leaves_neither_looking_whole() {
-    let head = "POST /bad HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n\
-                3\r\nabc\r\n";
-    for bad in CHUNKS {
-        let backend = Recorder::scripted(|_, connection| {
-            connection.send(b"HTTP/1.1 200 OK\r\n\r\nbegin");
-            connection.read_to_end();
-        });
-        let stage = stage(&backend);
-        let mut client = stage.connect();
-        client.write_all(head.as_bytes()).unwrap();
-        let mut answer = read_head(&mut client);
-        assert_eq!(status(&answer), 200, "{answer}");
-        wait_until(PATIENCE, "the body's begin", || {
-            backend.text().ends_with("3\r\nabc\r\n")
-        });
-        client
-            .write_all(format!("{bad}{SMUGGLED}").as_bytes())
-            .unwrap();
+    let backend = Recorder::scripted(|_, connection| {
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\nbegin");
+        connection.read_to_end();
+    });
+    let stage = stage(&backend);
+    let clients: Vec<_> = CHUNKS
+        .iter()
+        .map(|bad| {
+            let (mut client, _) = begin(&stage, &backend);
+            let answer = read_head(&mut client);
+            assert_eq!(status(&answer), 200, "{answer}");
+            client
+                .write_all(&[bad, SMUGGLED.as_bytes()].concat())
+                .unwrap();
+            (client, bad.escape_ascii())
+        })
+        .collect();
+    for (mut client, shown) in clients {
         // It may end in a reset.
         let mut rest = Vec::new();
         let _ = client.read_to_end(&mut rest);
-        answer.push_str(&String::from_utf8_lossy(&rest));
-        let shown = bad.escape_debug();
-        assert!(!answer.contains("0\r\n\r\n"), "{shown}: {answer}");
-        wait_until(PATIENCE, "the end of the backend's connection", || {
-            backend.open_requests() == 0
-        });
-        let seen = backend.text();
-        assert!(seen.ends_with("3\r\nabc\r\n"), "{shown}: {seen}");
+        let rest = String::from_utf8_lossy(&rest);
+        assert!(!rest.contains("0\r\n\r\n"), "{shown}: {rest}");
+    }
+    wait_until(PATIENCE, "the ends of the backend's connections", || {
+        backend.open_requests() == 0
+    });
+    let connections = backend.bytes();
+    assert_eq!(connections.len(), CHUNKS.len());
+    for (seen, bad) in connections.iter().zip(CHUNKS) {
+        let (seen, shown) = (seen.escape_ascii().to_string(), bad.escape_ascii());
+        assert!(seen.ends_with(r"\r\n3\r\nabc\r\n"), "{shown}: {seen}");
     }
 }
 
