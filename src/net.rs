@@ -170,6 +170,17 @@ pub fn set_keepalive(socket: &impl AsFd, keepalive: Keepalive) -> io::Result<()>
     socket.set_tcp_user_timeout(user_timeout)
 }
 
+/// Bounds what the kernel holds of bytes that it may not send yet because the peer reads too slowly
+/// (TCP_NOTSENT_LOWAT); `None` = as much as its buffers grow to, which is usually 4 MiB. On a
+/// listening socket, accepted sockets inherit it.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_max_unsent(socket: &impl AsFd, max_bytes: Option<u32>) -> io::Result<()> {
+    // Zero is the system's own limit.
+    SockRef::from(socket).set_tcp_notsent_lowat(max_bytes.unwrap_or(0))
+}
+
 /// Closing the socket will send RST instead of FIN: bytes were lost and the peer must know.
 pub fn reset_on_close(socket: &impl AsFd) {
     // Fails only for a socket that is gone already.
@@ -264,7 +275,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn accepted_sockets_inherit_nodelay_and_keepalive() {
+    fn accepted_sockets_inherit_nodelay_keepalive_and_their_limit() {
         let listener = listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
         listener.set_nonblocking(false).unwrap();
         let keepalive = Keepalive {
@@ -274,6 +285,7 @@ mod tests {
             user_timeout: Duration::from_secs(33),
         };
         set_keepalive(&listener, keepalive).unwrap();
+        set_max_unsent(&listener, Some(77_000)).unwrap();
 
         let _client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
@@ -286,6 +298,7 @@ mod tests {
             accepted.tcp_user_timeout().unwrap(),
             Some(keepalive.user_timeout)
         );
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), 77_000);
     }
 
     #[test]

@@ -46,6 +46,9 @@ const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// A closing listener without descriptors for its queue gives up after this: whoever waits
 /// for its address, or for the end of the process, must not wait forever.
 const MAX_CLOSING: Duration = Duration::from_secs(1);
+/// What the kernel holds of answers for one client of HTTP beyond what the network takes. More
+/// than is sent until a busy worker looks again, and little when a thousand clients stop reading.
+const MAX_UNSENT_BYTES: u32 = 512 << 10;
 
 /// A bound socket that does not accept yet.
 #[derive(Debug)]
@@ -170,6 +173,8 @@ impl RunningListener {
         *last.unwrap_or_else(PoisonError::into_inner) = Arc::clone(entry);
         let config = &entry.config;
         net::set_keepalive(&self.socket, keepalive(&config.keepalive))?;
+        let max_unsent = config.http.is_some().then_some(MAX_UNSENT_BYTES);
+        net::set_max_unsent(&self.socket, max_unsent)?;
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
         SockRef::from(&self.socket).listen(backlog)
     }

@@ -38,6 +38,7 @@ mod routes;
 mod rules;
 mod smuggling;
 mod stores;
+mod streaming;
 #[path = "../support/mod.rs"]
 mod support;
 mod upgrades;
