@@ -32,6 +32,7 @@ use crate::proxy::registry::SessionCell;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
 use crate::routing::LoginKeys;
+use crate::tls::ClientHandshake;
 
 /// A client before its first byte has gone anywhere.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::tls::BackendTls;
 use crate::tls::ClientTls;
+use crate::tls::Secured;
 
 /// A refusal fits into an empty socket buffer. Whoever does not take it may go without.
 const LAST_WORDS: Duration = Duration::from_millis(500);

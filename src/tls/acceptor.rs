@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 use crate::config::ListenerTlsConfig;
 use crate::tls::CertificateExpiry;
 use crate::tls::ClientTls;
-use crate::tls::Tls;
 use crate::tls::TlsError;
 use crate::tls::alpn;
 use crate::tls::choose::CertificatesByName;
@@ -52,7 +51,6 @@ impl TlsAcceptor {
         tokio_rustls::TlsAcceptor::from(Arc::clone(&self.server))
             .accept(Socket(client))
             .await
-            .map(Tls)
             .map_err(printable)
     }
 

@@ -23,7 +23,6 @@ use crate::config::TlsVersion;
 use crate::config::VerifyMode;
 use crate::tls::BackendTls;
 use crate::tls::CertificateExpiry;
-use crate::tls::Tls;
 use crate::tls::TlsError;
 use crate::tls::alpn;
 use crate::tls::choose::BackendVerifier;
@@ -104,7 +103,6 @@ impl TlsConnector {
         tokio_rustls::TlsConnector::from(Arc::clone(client))
             .connect(name, Socket(stream))
             .await
-            .map(Tls)
             .map_err(printable)
     }
 

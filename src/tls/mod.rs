@@ -20,8 +20,9 @@ pub use self::acceptor::TlsAcceptor;
 pub use self::connector::TlsConnector;
 pub use self::material::TlsMaterial;
 pub use self::stream::BackendTls;
+pub use self::stream::ClientHandshake;
 pub use self::stream::ClientTls;
-pub use self::stream::Tls;
+pub use self::stream::Secured;
 
 /// A certificate may carry hundreds of names, and the error text quotes them.
 const MAX_ERROR_CHARS: usize = 300;

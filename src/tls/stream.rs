@@ -14,88 +14,62 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-/// TLS with one peer; reads and writes plain bytes.
-#[derive(Debug)]
-pub struct Tls<S>(pub(super) S);
-
 /// TLS with a client.
-pub type ClientTls = Tls<tokio_rustls::server::TlsStream<Socket>>;
+pub type ClientTls = tokio_rustls::server::TlsStream<Socket>;
 
 /// TLS with a backend.
-pub type BackendTls = Tls<tokio_rustls::client::TlsStream<Socket>>;
+pub type BackendTls = tokio_rustls::client::TlsStream<Socket>;
 
 /// The socket under TLS. One record is written as plain bytes: rustls offers records in a list,
 /// nearly always of one, and that way costs the kernel more.
 #[derive(Debug)]
 pub struct Socket(pub(super) TcpStream);
 
-impl ClientTls {
-    /// The server name the client asked for, lower case.
-    pub fn sni(&self) -> Option<&str> {
-        self.0.get_ref().1.server_name()
-    }
+/// What is known of TLS with either peer.
+pub trait Secured {
+    /// The connection underneath, for its addresses and options.
+    fn tcp(&self) -> &TcpStream;
+
+    /// Whether TLS itself has something for the peer: an alert, a key update.
+    fn wants_write(&self) -> bool;
+}
+
+/// What a client has asked for in its handshake.
+pub trait ClientHandshake {
+    /// The server name, lower case.
+    fn sni(&self) -> Option<&str>;
 
     /// The application protocol agreed on (RFC 7301), if any.
-    pub fn alpn(&self) -> Option<&[u8]> {
-        self.0.get_ref().1.alpn_protocol()
+    fn alpn(&self) -> Option<&[u8]>;
+}
+
+impl Secured for ClientTls {
+    fn tcp(&self) -> &TcpStream {
+        &self.get_ref().0.0
     }
 
-    /// The connection underneath, for its addresses and options.
-    pub fn tcp(&self) -> &TcpStream {
-        &self.0.get_ref().0.0
-    }
-
-    /// Whether TLS itself has something for the peer: an alert, a key update.
-    pub fn wants_write(&self) -> bool {
-        self.0.get_ref().1.wants_write()
+    fn wants_write(&self) -> bool {
+        self.get_ref().1.wants_write()
     }
 }
 
-impl BackendTls {
-    /// The connection underneath, for its addresses and options.
-    pub fn tcp(&self) -> &TcpStream {
-        &self.0.get_ref().0.0
+impl Secured for BackendTls {
+    fn tcp(&self) -> &TcpStream {
+        &self.get_ref().0.0
     }
 
-    /// Whether TLS itself has something for the peer: an alert, a key update.
-    pub fn wants_write(&self) -> bool {
-        self.0.get_ref().1.wants_write()
+    fn wants_write(&self) -> bool {
+        self.get_ref().1.wants_write()
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Tls<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Tls<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+impl ClientHandshake for ClientTls {
+    fn sni(&self) -> Option<&str> {
+        self.get_ref().1.server_name()
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, slices)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    fn alpn(&self) -> Option<&[u8]> {
+        self.get_ref().1.alpn_protocol()
     }
 }
 
@@ -128,10 +102,6 @@ impl AsyncWrite for Socket {
             [only] => tcp.poll_write(cx, only),
             slices => tcp.poll_write_vectored(cx, slices),
         }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -19,6 +19,7 @@ use evergate::config::VerifyMode;
 use evergate::protocol::client_hello;
 use evergate::protocol::client_hello::ClientHello;
 use evergate::tls::BackendTls;
+use evergate::tls::ClientHandshake;
 use evergate::tls::ClientTls;
 use evergate::tls::TlsAcceptor;
 use evergate::tls::TlsConnector;

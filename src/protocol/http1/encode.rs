@@ -15,11 +15,6 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 const FIELD_BYTES: usize = 40;
 
-/// How a request's body is framed: by the length that the head says, or else in chunks.
-pub fn framing(length: Option<u64>) -> Framing {
-    length.map_or(Framing::Chunked, Framing::Length)
-}
-
 /// Appends a request's head. `framing`: of its body, if it has one; a length is one of the fields.
 pub fn head(
     out: &mut Vec<u8>,

@@ -130,10 +130,6 @@ impl AsyncWrite for BackendIo {
         Poll::Ready(this.note_write(written, bytes))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.transport.is_write_vectored()
-    }
-
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.is_deaf {

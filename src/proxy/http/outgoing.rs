@@ -69,7 +69,10 @@ impl Outgoing {
             RequestBody::Empty => None,
             body @ RequestBody::Client(_) => Some(Upload {
                 // The guards have seen that it is a length.
-                framing: encode::framing(message::content_length(headers).ok().flatten()),
+                framing: message::content_length(headers)
+                    .ok()
+                    .flatten()
+                    .map_or(Framing::Chunked, Framing::Length),
                 announced: encode::announced(headers),
                 has_begun: false,
                 body,

@@ -47,6 +47,7 @@ use crate::proxy::relay::Ends;
 use crate::proxy::relay::Relay;
 use crate::proxy::transport::Transport;
 use crate::proxy::worker::Worker;
+use crate::tls::ClientHandshake;
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

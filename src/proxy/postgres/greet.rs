@@ -29,6 +29,7 @@ use crate::proxy::handshake::tls_failed;
 use crate::proxy::postgres::cancel::CancelErrand;
 use crate::proxy::transport::Transport;
 use crate::routing::ListenerEntry;
+use crate::tls::ClientHandshake;
 use crate::tls::TlsAcceptor;
 
 /// The first byte of a TLS handshake, and of no message of PostgreSQL's.

@@ -20,6 +20,7 @@ use crate::control::fakes::read_some;
 use crate::control::fakes::refuses;
 use crate::control::fakes::serve;
 use crate::control::fixtures::cluster;
+use crate::tls::ClientHandshake;
 use rustix::io::Errno;
 
 /// Short for what has to run into its deadline.
