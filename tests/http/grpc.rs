@@ -13,7 +13,6 @@ use h2::server;
 use http::HeaderMap;
 use http::Request;
 use http::Response;
-use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -22,6 +21,7 @@ use crate::support::evergate::Until;
 use crate::support::ports::free_addr;
 use crate::world::Background;
 use crate::world::TCP_CHECK;
+use crate::world::connect_two;
 use crate::world::runtime;
 use crate::world::stage;
 use crate::world::stage_until;
@@ -49,18 +49,9 @@ struct GrpcBackend {
 impl GrpcBackend {
     fn start(manner: Manner) -> Self {
         let background = Background::start();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let addr = listener.local_addr().unwrap();
         let calls = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&calls);
-        background.spawn(async move {
-            let listener = TcpListener::from_std(listener).unwrap();
-            while let Ok((stream, _)) = listener.accept().await {
-                let _ = stream.set_nodelay(true);
-                tokio::spawn(serve(stream, manner, Arc::clone(&counted)));
-            }
-        });
+        let addr = background.listen(move |stream| serve(stream, manner, Arc::clone(&counted)));
         Self {
             addr,
             calls,
@@ -120,14 +111,6 @@ fn call() -> Request<()> {
         .unwrap()
 }
 
-async fn connect(addr: SocketAddr) -> client::SendRequest<Bytes> {
-    let stream = TcpStream::connect(addr).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let (sender, connection) = client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
 async fn next(body: &mut RecvStream) -> Bytes {
     let chunk = timeout(PATIENCE, body.data()).await.unwrap();
     let chunk = chunk.unwrap().unwrap();
@@ -162,7 +145,7 @@ fn a_unary_call_gets_its_answer_and_its_trailers() {
     let backend = GrpcBackend::start(Manner::Echo);
     let stage = stage(&[backend.addr], &format!("{TCP_CHECK}, {TWO}"), "");
     runtime().block_on(async {
-        let mut sender = connect(stage.addr).await;
+        let mut sender = connect_two(stage.addr).await;
         for _ in 0..3 {
             let trailers = unary(&mut sender).await;
             assert_eq!(trailers["grpc-status"], "0");
@@ -177,7 +160,7 @@ fn a_call_that_streams_both_ways_flows_message_by_message() {
     let backend = GrpcBackend::start(Manner::Echo);
     let stage = stage(&[backend.addr], &format!("{TCP_CHECK}, {TWO}"), "");
     runtime().block_on(async {
-        let sender = connect(stage.addr).await;
+        let sender = connect_two(stage.addr).await;
         let mut ready = sender.ready().await.unwrap();
         let (response, mut send) = ready.send_request(call(), false).unwrap();
         let mut response = Some(response);
@@ -204,7 +187,7 @@ fn without_a_backend_a_call_is_answered_in_the_language_of_grpc() {
     let keys = format!("{TCP_CHECK}, {TWO}, failover: {{hold: {{for: 200ms, max_sessions: 10}}}}");
     let stage = stage_until(Until::Alive, &[gone], &keys, "");
     runtime().block_on(async {
-        let mut ready = connect(stage.addr).await.ready().await.unwrap();
+        let mut ready = connect_two(stage.addr).await.ready().await.unwrap();
         let (response, _) = ready.send_request(call(), true).unwrap();
         let response = timeout(PATIENCE, response).await.unwrap().unwrap();
         assert_eq!(response.status(), 200, "{response:?}");
@@ -222,7 +205,7 @@ fn a_stream_that_a_backend_refuses_is_taken_by_another() {
     let cluster = format!("{TCP_CHECK}, {TWO}, balance: {{policy: round_robin}}");
     let stage = stage(&[refusing.addr, good.addr], &cluster, "");
     runtime().block_on(async {
-        let sender = connect(stage.addr).await;
+        let sender = connect_two(stage.addr).await;
         for _ in 0..4 {
             let mut ready = sender.clone().ready().await.unwrap();
             // A POST: it may go on only because the first has not looked at it.
@@ -246,7 +229,7 @@ fn no_call_is_lost_to_a_backend_that_sends_its_connections_away() {
     let addrs = backends.each_ref().map(|backend| backend.addr);
     let stage = stage(&addrs, &format!("{TCP_CHECK}, {TWO}"), "");
     runtime().block_on(async {
-        let mut sender = connect(stage.addr).await;
+        let mut sender = connect_two(stage.addr).await;
         for _ in 0..30 {
             let trailers = unary(&mut sender).await;
             assert_eq!(trailers["grpc-status"], "0");
@@ -260,7 +243,7 @@ fn a_client_that_cancels_ends_its_call_at_the_backend() {
     let backend = GrpcBackend::start(Manner::Echo);
     let stage = stage(&[backend.addr], &format!("{TCP_CHECK}, {TWO}"), "");
     runtime().block_on(async {
-        let sender = connect(stage.addr).await;
+        let sender = connect_two(stage.addr).await;
         let mut ready = sender.clone().ready().await.unwrap();
         let (response, mut send) = ready.send_request(call(), false).unwrap();
         send.send_data(Bytes::from_static(b"first"), false).unwrap();

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use h2::server;
 use http::Response;
-use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
 use crate::harness::Stage;
@@ -103,17 +102,9 @@ fn number(path: &str) -> usize {
 impl Streams {
     fn start() -> Self {
         let background = Background::start();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let addr = listener.local_addr().unwrap();
         let seen = Arc::<Seen>::default();
         let shared = Arc::clone(&seen);
-        background.spawn(async move {
-            let listener = TcpListener::from_std(listener).unwrap();
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&shared)));
-            }
-        });
+        let addr = background.listen(move |stream| serve(stream, Arc::clone(&shared)));
         Self {
             addr,
             seen,

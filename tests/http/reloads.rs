@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client;
 use http::Request;
 use tokio::task::JoinHandle as Task;
 
@@ -23,6 +22,7 @@ use crate::support::ports::free_addr;
 use crate::support::wait_until;
 use crate::world::Background;
 use crate::world::TCP_CHECK;
+use crate::world::connect_two;
 use crate::world::file;
 use crate::world::runtime;
 
@@ -145,9 +145,7 @@ fn stream_over_one(addr: SocketAddr, number: usize, told: &Told) {
 
 /// The same as one stream after the other of an HTTP/2 connection.
 async fn stream_over_two(addr: SocketAddr, number: usize, told: Told) {
-    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let (sender, connection) = client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
+    let sender = connect_two(addr).await;
     while !told.0.load(Ordering::Acquire) {
         let mut ready = sender.clone().ready().await.unwrap();
         let request = Request::put("http://a.test/x");

@@ -4,7 +4,6 @@
 use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -32,6 +31,7 @@ use crate::support::PATIENCE;
 use crate::support::wait_until;
 use crate::world::Background;
 use crate::world::TCP_CHECK;
+use crate::world::connect_two;
 use crate::world::stage;
 
 /// Clients of each version.
@@ -163,27 +163,32 @@ impl Backend {
 /// What a backend does with one request of HTTP/2.
 type Served = fn(Arc<Flow>, Request<RecvStream>, server::SendResponse<Bytes>);
 
-fn listen(background: &Background, flow: &Arc<Flow>, serve: Served) -> Backend {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let addr = listener.local_addr().unwrap();
-    let flow = Arc::clone(flow);
-    background.spawn(async move {
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        while let Ok((stream, _)) = listener.accept().await {
+impl Backend {
+    /// The one does with a request what `one` says, the other what `two` says.
+    fn speaking(
+        version: usize,
+        (background, flow): (&Background, &Arc<Flow>),
+        one: fn(&Flow, &mut Connection),
+        two: Served,
+    ) -> Self {
+        let flow = Arc::clone(flow);
+        if version == 1 {
+            let recorder = Recorder::scripted(move |_, connection| one(&flow, connection));
+            return Self::One(recorder);
+        }
+        Self::Two(background.listen(move |stream| {
             let flow = Arc::clone(&flow);
-            tokio::spawn(async move {
+            async move {
                 // Health checks connect and say nothing.
                 let Ok(mut connection) = server::handshake(stream).await else {
                     return;
                 };
                 while let Some(Ok((request, respond))) = connection.accept().await {
-                    serve(Arc::clone(&flow), request, respond);
+                    two(Arc::clone(&flow), request, respond);
                 }
-            });
-        }
-    });
-    Backend::Two(addr)
+            }
+        }))
+    }
 }
 
 /// Runs `clients` of both versions against a backend; the proxy may hold so much for each.
@@ -216,23 +221,22 @@ fn without_holding(
 #[test]
 fn uploads_to_slow_backends_are_never_held() {
     let background = Background::start();
-    for is_two in [false, true] {
+    for version in [1, 2] {
         let flow = Arc::<Flow>::default();
-        let backend = match is_two {
-            false => {
-                let flow = Arc::clone(&flow);
-                Backend::One(Recorder::scripted(move |_, connection: &mut Connection| {
-                    flow.sip(|piece| connection.read_exact(piece).unwrap());
-                    connection.send(&ok("all"));
-                }))
-            }
-            true => listen(&background, &flow, |flow, request, mut respond| {
+        let backend = Backend::speaking(
+            version,
+            (&background, &flow),
+            |flow, connection| {
+                flow.sip(|piece| connection.read_exact(piece).unwrap());
+                connection.send(&ok("all"));
+            },
+            |flow, request, mut respond| {
                 tokio::spawn(async move {
                     flow.sip_stream(request.into_body()).await;
                     respond.send_response(Response::new(()), true).unwrap();
                 });
-            }),
-        };
+            },
+        );
         without_holding(
             (&backend, &flow),
             MAX_UPLOAD_BYTES,
@@ -261,22 +265,21 @@ fn uploads_to_slow_backends_are_never_held() {
 #[test]
 fn downloads_to_slow_clients_are_never_held() {
     let background = Background::start();
-    for is_two in [false, true] {
+    for version in [1, 2] {
         let flow = Arc::<Flow>::default();
-        let backend = match is_two {
-            false => {
-                let flow = Arc::clone(&flow);
-                Backend::One(Recorder::scripted(move |_, connection: &mut Connection| {
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
-                    connection.send(head.as_bytes());
-                    flow.pour(&mut connection.stream);
-                }))
-            }
-            true => listen(&background, &flow, |flow, _, mut respond| {
+        let backend = Backend::speaking(
+            version,
+            (&background, &flow),
+            |flow, connection| {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+                connection.send(head.as_bytes());
+                flow.pour(&mut connection.stream);
+            },
+            |flow, _, mut respond| {
                 let send = respond.send_response(Response::new(()), false).unwrap();
                 tokio::spawn(async move { flow.pour_stream(send).await });
-            }),
-        };
+            },
+        );
         without_holding(
             (&backend, &flow),
             MAX_DOWNLOAD_BYTES,
@@ -308,10 +311,7 @@ async fn ask(
     request: Request<()>,
     is_whole: bool,
 ) -> (client::ResponseFuture, SendStream<Bytes>) {
-    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let (sender, connection) = client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
-    let mut ready = sender.ready().await.unwrap();
+    let mut ready = connect_two(addr).await.ready().await.unwrap();
     ready.send_request(request, is_whole).unwrap()
 }
 

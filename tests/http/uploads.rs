@@ -14,7 +14,6 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client;
 use http::Request;
 use http::Response;
 
@@ -35,6 +34,7 @@ use crate::support::process::run;
 use crate::support::relay::FaultRelay;
 use crate::support::wait_until;
 use crate::world::CHECK;
+use crate::world::connect_two;
 use crate::world::runtime;
 use crate::world::stage;
 
@@ -123,10 +123,7 @@ fn an_upload_over_http_2_to_a_backend_that_stops_reading_is_504() {
     let stage = once(&deaf.recorder, LIMITS);
     let addr = stage.addr;
     runtime().block_on(async move {
-        let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-        let (sender, connection) = client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
-        let mut ready = sender.ready().await.unwrap();
+        let mut ready = connect_two(addr).await.ready().await.unwrap();
         let request = Request::put("http://a.test/x").body(()).unwrap();
         let (response, mut send) = ready.send_request(request, false).unwrap();
         tokio::spawn(async move {
@@ -204,10 +201,7 @@ fn an_upload_that_drips_ends_with_the_timeout_of_its_route() {
 
 /// The connection stays.
 async fn drip_over_http_2(addr: SocketAddr) {
-    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let (sender, connection) = client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
-    let mut ready = sender.ready().await.unwrap();
+    let mut ready = connect_two(addr).await.ready().await.unwrap();
     let put = Request::put("http://a.test/x").body(()).unwrap();
     let (response, mut send) = ready.send_request(put, false).unwrap();
     tokio::spawn(async move {
@@ -390,15 +384,7 @@ fn last_body(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn chunks_and_trailers_reach_a_backend_of_http_2_and_come_back() {
     let background = crate::world::Background::start();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let addr = listener.local_addr().unwrap();
-    background.spawn(async move {
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(echo_with_trailers(stream));
-        }
-    });
+    let addr = background.listen(echo_with_trailers);
     let check = "health_check: {kind: tcp, interval: 300ms}";
     let stage = stage(&[addr], &format!("{check}, http: {{version: 2}}"), "");
     let answer = stage.raw(
@@ -482,9 +468,7 @@ fn answers_without_a_body_have_none_over_http_2() {
         ("GET", "/x"),
     ];
     runtime().block_on(async {
-        let stream = tokio::net::TcpStream::connect(stage.addr).await.unwrap();
-        let (sender, connection) = client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
+        let sender = connect_two(stage.addr).await;
         for (method, path) in asked.repeat(3) {
             let mut ready = sender.clone().ready().await.unwrap();
             let request = Request::builder()

@@ -14,6 +14,10 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client;
+use h2::client::SendRequest;
+use tokio::net::TcpStream as Socket;
 use tokio::runtime::Handle;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -81,6 +85,33 @@ impl Background {
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Task<()> {
         self.handle.spawn(task)
     }
+
+    /// Listens, and does this with each connection.
+    pub fn listen<T>(&self, serve: impl Fn(Socket) -> T + Send + 'static) -> SocketAddr
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        self.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((socket, _)) = listener.accept().await {
+                let _ = socket.set_nodelay(true);
+                tokio::spawn(serve(socket));
+            }
+        });
+        addr
+    }
+}
+
+/// A connection of HTTP/2 as honest clients have it.
+pub async fn connect_two(addr: SocketAddr) -> SendRequest<Bytes> {
+    let socket = Socket::connect(addr).await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    let (sender, connection) = client::handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    sender
 }
 
 /// For what a test awaits itself.
