@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::HttpListenerConfig;
 use crate::config::load_text;
+use crate::lines::is_steering;
 use serde_json::Value;
 use serde_json::json;
 use std::fs;
