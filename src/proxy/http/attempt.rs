@@ -17,6 +17,7 @@ use crate::proxy::dial;
 use crate::proxy::dial::DialError;
 use crate::proxy::dial::Target;
 use crate::proxy::http::asking::Asking;
+use crate::proxy::http::back;
 use crate::proxy::http::body::BackendBody;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::body::Source;
@@ -27,7 +28,6 @@ use crate::proxy::http::hedge;
 use crate::proxy::http::lease::Lease;
 use crate::proxy::http::link::Upgrade;
 use crate::proxy::http::outcome;
-use crate::proxy::http::prepare;
 use crate::proxy::http::retries::Retries;
 use crate::proxy::http::upstream;
 use crate::proxy::http::upstream::Arriving;
@@ -147,7 +147,7 @@ impl Exchange<'_> {
                         return Err(Failed::Again(request, reason));
                     }
                     let by = (self.prepared, &**self.link);
-                    prepare::set_cookie(response.headers_mut(), by, (&cluster, entry));
+                    back::set_cookie(response.headers_mut(), by, (&cluster, entry));
                     return self.answered(response, lease).map_err(Failed::Lost);
                 }
                 Err(Unanswered::Unsent) => {}
@@ -302,10 +302,10 @@ impl Exchange<'_> {
         mut response: Response<Arriving>,
         lease: Lease,
     ) -> Result<Response<Source>, Cause> {
-        if prepare::is_switch(&response, self.prepared) {
+        if back::is_switch(&response, self.prepared) {
             return self.upgrade(response, lease);
         }
-        prepare::forward_back(&mut response, self.prepared);
+        back::forward_back(&mut response, self.prepared);
         let timeout = self.prepared.config.limits.body_timeout;
         Ok(response
             .map(|arriving| Source::Backend(Box::new(BackendBody::new(arriving, timeout, lease)))))
@@ -316,7 +316,7 @@ impl Exchange<'_> {
         mut response: Response<Arriving>,
         lease: Lease,
     ) -> Result<Response<Source>, Cause> {
-        if !prepare::may_switch(self.prepared) {
+        if !back::may_switch(self.prepared) {
             return Err(Cause::BadProtocol);
         }
         let (Some((backend, answer)), Some(place)) = lease.into_tunnel() else {
@@ -328,7 +328,7 @@ impl Exchange<'_> {
             lease: place,
         });
         if self.prepared.is_connect {
-            prepare::forward_back(&mut response, self.prepared);
+            back::forward_back(&mut response, self.prepared);
             // A tunnel has no body, whatever is said of one.
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }

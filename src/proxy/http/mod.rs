@@ -8,6 +8,7 @@
 mod access_log;
 mod asking;
 mod attempt;
+mod back;
 mod backend_io;
 mod body;
 mod client_io;

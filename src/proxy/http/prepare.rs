@@ -1,24 +1,20 @@
-//! What is done to a request before it goes to a backend, and to the answer on its way back.
+//! What is done to a request before it goes to a backend.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
-use http::Response;
-use http::StatusCode;
 use http::Uri;
 use http::Version;
 use http::header;
 use http::request;
 use hyper::body::Incoming;
 
-use crate::cluster::Cause;
 use crate::cluster::Name;
 use crate::config::HttpLimits;
 use crate::config::HttpListenerConfig;
@@ -39,7 +35,7 @@ use crate::protocol::http::via;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::link::Link;
 use crate::proxy::http::record::Record;
-use crate::routing::ClusterTable;
+use crate::proxy::http::refusal::Refusal;
 use crate::routing::HttpRequestView;
 use crate::routing::ListenerEntry;
 use crate::routing::request_key;
@@ -297,115 +293,5 @@ fn check_certificate(
     match tls.shows_the_same(link.origin.sni.as_deref(), host) {
         true => Ok(()),
         false => Err(Problem::Misdirected),
-    }
-}
-
-/// What a client gets of a backend's head.
-pub fn forward_back<T>(response: &mut Response<T>, prepared: &Prepared) {
-    let version = response.version();
-    // Each hop speaks its own version (RFC 9110, 2.5); hyper lowers it for a client of HTTP/1.0.
-    *response.version_mut() = Version::HTTP_11;
-    let headers = response.headers_mut();
-    hop::strip_response(headers);
-    // A circle was refused on the way there.
-    let _ = via::append(headers, version);
-    if let Some(actions) = prepared.actions() {
-        let wanted = &actions.response_headers;
-        rules::apply(headers, &wanted.remove, &wanted.set, &wanted.add);
-    }
-}
-
-/// Leads the client back here next time, if its cookie does not say so already.
-pub fn set_cookie(
-    headers: &mut HeaderMap,
-    (prepared, link): (&Prepared, &Link),
-    (cluster, backend): (&ClusterTable, usize),
-) {
-    let sticky = cluster.config.http.as_deref();
-    let Some(sticky) = sticky.and_then(|http| http.sticky.as_ref()) else {
-        return;
-    };
-    if prepared.sticky == Some(backend) {
-        return;
-    }
-    let form = crate::protocol::http::sticky::CookieForm {
-        name: &sticky.cookie,
-        max_age: sticky.max_age,
-        secure: link.is_tls,
-    };
-    if let Some(cookie) = cluster.sticky.set_cookie(backend, form) {
-        headers.append(header::SET_COOKIE, cookie);
-    }
-}
-
-/// Whether an answer ends HTTP on its connection: 101, or 2xx to CONNECT (RFC 9110, 9.3.6).
-pub fn is_switch<T>(response: &Response<T>, prepared: &Prepared) -> bool {
-    let status = response.status();
-    status == StatusCode::SWITCHING_PROTOCOLS || prepared.is_connect && status.is_success()
-}
-
-/// Whether the client has asked for it.
-pub fn may_switch(prepared: &Prepared) -> bool {
-    prepared.is_connect || prepared.hop.upgrade.is_some()
-}
-
-/// Why there is no backend's answer: for the client, and for the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    pub problem: Problem,
-    pub cause: Cause,
-    pub retry_after: Option<Duration>,
-}
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        let cause = match problem {
-            Problem::NoRoute => Cause::NoRoute,
-            Problem::TooLarge => Cause::BodyTooLarge,
-            Problem::RateLimited => Cause::RateLimited,
-            Problem::Shutdown => Cause::Shutdown,
-            Problem::BackendTimeout => Cause::AnswerTimeout,
-            _ => Cause::BadRequest,
-        };
-        Self {
-            problem,
-            cause,
-            retry_after: None,
-        }
-    }
-}
-
-impl From<Cause> for Refusal {
-    fn from(cause: Cause) -> Self {
-        Self {
-            problem: problem_of(cause),
-            cause,
-            retry_after: None,
-        }
-    }
-}
-
-/// The answer to a request that no backend has answered.
-fn problem_of(cause: Cause) -> Problem {
-    match cause {
-        Cause::NoRoute => Problem::NoRoute,
-        Cause::HoldTimeout => Problem::HoldTimeout,
-        Cause::HoldFull => Problem::HoldFull,
-        Cause::QueueTimeout => Problem::QueueTimeout,
-        Cause::QueueFull => Problem::QueueFull,
-        Cause::AnswerTimeout | Cause::SendTimeout => Problem::BackendTimeout,
-        Cause::BodyTimeout => Problem::RequestTimeout,
-        Cause::BodyTooLarge => Problem::TooLarge,
-        Cause::OutOfResources => Problem::OutOfResources,
-        Cause::BadProtocol => Problem::BadProtocol,
-        Cause::BadRequest => Problem::BadRequest,
-        Cause::ConnectRefused
-        | Cause::ConnectTimeout
-        | Cause::Unreachable
-        | Cause::Unresolved
-        | Cause::TlsFailed
-        | Cause::EarlyClose => Problem::ConnectFailed,
-        Cause::Shutdown | Cause::ListenerRemoved => Problem::Shutdown,
-        _ => Problem::Reset,
     }
 }
