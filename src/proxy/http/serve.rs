@@ -9,7 +9,6 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
@@ -25,8 +24,6 @@ use crate::config::HttpListenerConfig;
 use crate::net;
 use crate::protocol::http1::Guard;
 use crate::protocol::http1::Limits;
-use crate::protocol::http2::Flood;
-use crate::protocol::http2::FrameGuard;
 use crate::proxy::Shared;
 use crate::proxy::http::client_io::ClientIo;
 use crate::proxy::http::client_io::LINGER;
@@ -36,15 +33,12 @@ use crate::proxy::http::client_io::Watch;
 use crate::proxy::http::exchange;
 use crate::proxy::http::link::HttpClient;
 use crate::proxy::http::link::Link;
-use crate::proxy::http::link::Upgrade;
 use crate::proxy::http::refusal;
-use crate::proxy::http::silence::SilenceTimer;
-use crate::proxy::http::turn::StreamExecutor;
-use crate::proxy::listener::keepalive;
+use crate::proxy::http::tunnel;
+use crate::proxy::http::tunnel::Upgraded;
+use crate::proxy::http::two;
 use crate::proxy::registry::SessionCell;
 use crate::proxy::registry::Transaction;
-use crate::proxy::relay::Ends;
-use crate::proxy::relay::Relay;
 use crate::proxy::transport::Transport;
 use crate::proxy::worker::Worker;
 use crate::tls::ClientHandshake;
@@ -52,40 +46,18 @@ use crate::tls::ClientHandshake;
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A connection that ends has this long to send its last answer.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What a connection of HTTP/1.1 may hold in one direction while its client takes nothing: enough
 /// for a fast transfer, and bounded for many clients that do not read.
 const MAX_BUFFER_BYTES: usize = 32 << 10;
 /// hyper counts a head's bytes a little differently from the guard, which comes first.
 const HEAD_SLACK_BYTES: usize = 4 << 10;
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-/// What one HTTP/2 stream may have written that its client has not taken.
-const MAX_SEND_BUFFER_BYTES: usize = 16 << 10;
-
-/// Streams that a client has reset before anybody looked at them. The guard counts resets, too,
-/// and over time; this bounds what is held of them at once.
-const MAX_PENDING_RESETS: usize = 64;
-/// Streams that were reset for the client's errors; the guard cannot see all of those.
-const MAX_LOCAL_RESETS: usize = 256;
-/// Finds clients that have vanished while an answer is awaited: after so much silence they are
-/// asked, and after as much again they are gone.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// Why serving stopped.
 enum Stopped {
     /// Nothing has happened for a while: only the socket is worth keeping.
     Idle(Transport, Vec<u8>),
     Upgraded(Box<Upgraded>),
     Ended(SessionEnd),
-}
-
-struct Upgraded {
-    client: Transport,
-    /// Read ahead from the client.
-    first_bytes: Vec<u8>,
-    upgrade: Upgrade,
 }
 
 /// Serves a client until its connection ends.
@@ -124,7 +96,7 @@ pub async fn serve(
                 link.rest();
                 (transport, first_bytes) = (back, bytes);
             }
-            Stopped::Upgraded(upgraded) => return Box::pin(relay(*upgraded, &link)).await,
+            Stopped::Upgraded(upgraded) => return Box::pin(tunnel::relay(*upgraded, &link)).await,
             Stopped::Ended(end) => return end,
         }
     }
@@ -143,12 +115,12 @@ async fn wait_for_bytes(transport: &Transport, cell: &SessionCell) -> Result<(),
     result
 }
 
-fn severed(cell: &SessionCell) -> SessionEnd {
+pub(super) fn severed(cell: &SessionCell) -> SessionEnd {
     let cause = cell.severed_cause().unwrap_or(Cause::Shutdown);
     ended(Side::Proxy, cause)
 }
 
-fn ended(side: Side, cause: Cause) -> SessionEnd {
+pub(super) fn ended(side: Side, cause: Cause) -> SessionEnd {
     SessionEnd {
         side,
         phase: Phase::Relay,
@@ -174,7 +146,7 @@ async fn attend(mut transport: Transport, mut first_bytes: Vec<u8>, link: &Arc<L
     };
     link.cell.clear_deadline(Cause::HandshakeTimeout);
     match is_two {
-        true => serve_two(transport, first_bytes, link, &http).await,
+        true => Stopped::Ended(two::serve(transport, first_bytes, link, &http).await),
         false => serve_one(transport, first_bytes, link, &http).await,
     }
 }
@@ -293,92 +265,11 @@ async fn serve_one(
     }
 }
 
-fn timeouts(limits: &HttpLimits) -> Timeouts {
+pub(super) fn timeouts(limits: &HttpLimits) -> Timeouts {
     Timeouts {
         head: limits.header_timeout,
         stall: limits.body_timeout,
     }
-}
-
-async fn serve_two(
-    transport: Transport,
-    first_bytes: Vec<u8>,
-    link: &Arc<Link>,
-    http: &HttpListenerConfig,
-) -> Stopped {
-    // An HTTP/2 connection has state that cannot be put away.
-    link.cell.set_parked(true);
-    let guard = FrameGuard::new(http.limits.max_head_bytes);
-    let watch = (Watch::Two(Box::new(guard)), timeouts(&http.limits));
-    let io = TokioIo::new(ClientIo::new(
-        transport,
-        first_bytes,
-        Arc::clone(link),
-        watch,
-    ));
-    let service = {
-        let link = Arc::clone(link);
-        service_fn(move |request: Request<Incoming>| {
-            let in_flight = link.begin();
-            exchange::answer(request, Arc::clone(&link), in_flight)
-        })
-    };
-    let mut connection = std::pin::pin!(two(&http.limits, link).serve_connection(io, service));
-    let mut is_told = false;
-    let mut done = std::future::poll_fn(|cx| {
-        // GOAWAY: a client that always has a request under way would never come to rest.
-        if !is_told && link.retirement().is_some() {
-            is_told = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(Some(result)),
-            Poll::Pending => end(link, cx),
-        }
-    })
-    .await;
-    if let Some(flood) = link.flood() {
-        return Stopped::Ended(turned_away(link, flood));
-    }
-    if done.is_none() && may_finish(link) {
-        connection.as_mut().graceful_shutdown();
-        done = timeout(LAST_WORDS, connection.as_mut()).await.ok();
-    }
-    Stopped::Ended(match (done, link.retirement()) {
-        (None, _) => severed(&link.cell),
-        // It was sent away, and has gone in order.
-        (Some(Ok(())), Some(cause)) if is_told => ended(Side::Proxy, cause),
-        (Some(result), _) => end_of(link, result.err()),
-    })
-}
-
-/// The frames were no HTTP/2, or too many.
-fn turned_away(link: &Link, flood: Flood) -> SessionEnd {
-    tracing::debug!(session = link.cell.id, %flood, "client turned away");
-    let cause = match flood {
-        Flood::Preface => Cause::BadProtocol,
-        _ => Cause::Flood,
-    };
-    ended(Side::Client, cause)
-}
-
-fn two(limits: &HttpLimits, link: &Arc<Link>) -> http2::Builder<StreamExecutor> {
-    let timeout = limits.body_timeout;
-    let mut builder = http2::Builder::new(StreamExecutor { timeout });
-    let link = Arc::clone(link);
-    let head_bytes = u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX);
-    builder
-        .timer(SilenceTimer { link })
-        .max_concurrent_streams(limits.max_streams)
-        .max_header_list_size(head_bytes)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    builder
 }
 
 /// Ready when the connection must end, or may be put away.
@@ -390,7 +281,7 @@ fn stop<T>(link: &Link, cx: &mut Context<'_>) -> Poll<Option<T>> {
 }
 
 /// Ready when the connection must end.
-fn end<T>(link: &Link, cx: &mut Context<'_>) -> Poll<Option<T>> {
+pub(super) fn end<T>(link: &Link, cx: &mut Context<'_>) -> Poll<Option<T>> {
     match link.cell.severed(cx) {
         Some(_) => Poll::Ready(None),
         None => Poll::Pending,
@@ -398,7 +289,7 @@ fn end<T>(link: &Link, cx: &mut Context<'_>) -> Poll<Option<T>> {
 }
 
 /// Its last answer may still be on its way out; exchanges under way are cut off.
-fn may_finish(link: &Link) -> bool {
+pub(super) fn may_finish(link: &Link) -> bool {
     link.cell.severed_cause().is_some() && link.in_flight() == 0
 }
 
@@ -426,7 +317,7 @@ async fn drain(client: &mut Transport) {
     }
 }
 
-fn end_of(link: &Link, error: Option<hyper::Error>) -> SessionEnd {
+pub(super) fn end_of(link: &Link, error: Option<hyper::Error>) -> SessionEnd {
     if link.cell.severed_cause().is_some() {
         return severed(&link.cell);
     }
@@ -445,60 +336,13 @@ fn end_of(link: &Link, error: Option<hyper::Error>) -> SessionEnd {
         Some(cause) => ended(Side::Client, cause),
         // Its PING.
         None if error.is_timeout() => ended(Side::Client, Cause::SendTimeout),
-        None if is_flood(&error) => ended(Side::Client, Cause::Flood),
+        None if two::is_flood(&error) => ended(Side::Client, Cause::Flood),
         None if error.is_parse() => ended(Side::Client, Cause::BadRequest),
         None if error.is_incomplete_message() || error.is_canceled() => {
             ended(Side::Client, Cause::Closed)
         }
         None => ended(Side::Client, Cause::BadProtocol),
     }
-}
-
-/// Whether the HTTP/2 library had enough of a client before the guard did.
-fn is_flood(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error);
-    let error = source.and_then(|source| source.downcast_ref::<h2::Error>());
-    error.is_some_and(|it| it.is_library() && it.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
-}
-
-/// Bytes that are no HTTP any more: WebSocket and the like.
-async fn relay(upgraded: Upgraded, link: &Arc<Link>) -> SessionEnd {
-    let Upgraded {
-        client,
-        first_bytes,
-        upgrade,
-    } = upgraded;
-    let Upgrade {
-        mut backend,
-        answer,
-        lease,
-    } = upgrade;
-    let cell = &link.cell;
-    cell.set_keep_alive(Duration::ZERO);
-    cell.set_transaction(Transaction::Unknown);
-    cell.set_stalled_until(None);
-    cell.set_backend(Some(Arc::clone(lease.backend())));
-    if !first_bytes.is_empty() {
-        let sent = tokio::io::AsyncWriteExt::write_all(&mut backend, &first_bytes);
-        match timeout(LAST_WORDS, sent).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return ended(Side::Backend, net::cause_of(&error)),
-            Err(_) => return ended(Side::Backend, Cause::SendTimeout),
-        }
-    }
-    let Some(entry) = link.entry() else {
-        return ended(Side::Proxy, Cause::ListenerRemoved);
-    };
-    let keepalive = keepalive(&entry.config.keepalive);
-    drop(entry);
-    let ends = Ends {
-        client,
-        backend,
-        answer: answer.into(),
-        follow: None,
-    };
-    let mut relay = Relay::new(ends, Arc::clone(cell), keepalive, None);
-    (&mut relay).await
 }
 
 #[cfg(test)]
