@@ -109,6 +109,20 @@ fn expect_an_error_each_at_most(record: &Record, primary: SocketAddr) -> Verdict
     verdict
 }
 
+/// Nothing that began after the new primary was known is lost, and the old one got nothing that
+/// began after it had failed.
+#[track_caller]
+fn expect_replaced(
+    record: &Record,
+    (old, failed): (&MariaDb, Instant),
+    (new, known): (&MariaDb, Instant),
+) -> Verdict {
+    let verdict = expect_an_error_each_at_most(record, new.addr());
+    record.expect_none_lost_after(&verdict, known);
+    assert_eq!(record.begun_after(failed, old.addr()), 0, "on the loser");
+    verdict
+}
+
 #[test]
 fn what_a_killed_primary_has_acknowledged_outlives_it_and_its_return() {
     let _watchdog = Watchdog::bites_after(LIMIT);
@@ -127,10 +141,7 @@ fn what_a_killed_primary_has_acknowledged_outlives_it_and_its_return() {
     load.wait_for_writes(SOME);
 
     let record = load.finish();
-    let verdict = expect_an_error_each_at_most(&record, new.addr());
-    verdict.expect_intact();
-    record.expect_none_lost_after(&verdict, known);
-    assert_eq!(record.begun_after(killed, old.addr()), 0, "on the loser");
+    expect_replaced(&record, (old, killed), (new, known)).expect_intact();
 }
 
 #[test]
@@ -159,11 +170,8 @@ fn a_frozen_primary_is_left_and_gets_no_write_when_it_thaws() {
     load.wait_for_writes(SOME);
 
     let record = load.finish();
-    let verdict = expect_an_error_each_at_most(&record, new.addr());
-    verdict.expect_intact();
-    record.expect_none_lost_after(&verdict, known);
     // Statements that were under way may be done as it thaws, and nobody was told that they were.
-    assert_eq!(record.begun_after(severed, old.addr()), 0, "on the loser");
+    expect_replaced(&record, (old, severed), (new, known)).expect_intact();
 }
 
 /// Replication that is not waited for, as most have it: what the old one had not sent is lost with
@@ -191,11 +199,9 @@ fn without_waiting_for_the_replica_only_what_was_not_sent_yet_is_lost() {
     load.wait_for_writes(SOME);
 
     let record = load.finish();
-    let verdict = expect_an_error_each_at_most(&record, new.addr());
+    let verdict = expect_replaced(&record, (old, killed), (new, known));
     verdict.expect_none_doubled();
     assert!(!verdict.lost.is_empty(), "the story has no loss: {verdict}");
-    record.expect_none_lost_after(&verdict, known);
-    assert_eq!(record.begun_after(killed, old.addr()), 0, "on the loser");
 }
 
 /// The old one is written to again; who is promoted beside it afterwards is not.
